@@ -1,0 +1,174 @@
+"""config.toml -> frozen models.
+
+Every default lives once, in the `config.toml` that ships with the program. RUNE_HOME/config.toml and `-c key=value`
+override single keys; an unknown key is an error that names the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from engine.errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSection(_Section):
+    path: str
+    base_id: str = Field(min_length=1, max_length=200)
+    context_tokens: int = Field(ge=256, le=1_048_576)
+
+
+class InferenceSection(_Section):
+    backend: Literal["llamacpp", "scripted"]
+    script: str
+    threads: int = Field(ge=0, le=1024)
+    parallel: int = Field(ge=1, le=256)
+    start_timeout_s: float = Field(gt=0, le=3600)
+    request_timeout_s: float = Field(gt=0, le=86400)
+    connect_retries: int = Field(ge=0, le=20)
+    max_adapters: int = Field(ge=1, le=256)
+
+
+class GenerationSection(_Section):
+    max_tokens: int = Field(ge=1, le=131072)
+    temperature: float = Field(ge=0, le=2)
+    top_p: float = Field(gt=0, le=1)
+    repetition_penalty: float = Field(ge=0.5, le=2)
+    seed: int = Field(ge=0, lt=2**31)
+
+
+class PipelineSection(_Section):
+    max_attempts: int = Field(ge=1, le=100)
+    decompose_iterations: int = Field(ge=0, le=100)
+    plan_iterations: int = Field(ge=0, le=100)
+    code_iterations: int = Field(ge=0, le=100)
+    integrate_iterations: int = Field(ge=0, le=100)
+    repair_iterations: int = Field(ge=0, le=100)
+    budget_seconds: float = Field(gt=0)
+    budget_tokens: int = Field(ge=1)
+    templates: str
+    sessions_at_once: int = Field(ge=1, le=64)
+
+
+class SandboxSection(_Section):
+    min_level: Literal["strict", "landlock", "none"]
+    timeout_s: float = Field(gt=0, le=3600)
+    memory_mb: int = Field(ge=64, le=1_048_576)
+    processes: int = Field(ge=1, le=4096)
+    open_files: int = Field(ge=16, le=65536)
+    file_mb: int = Field(ge=1, le=65536)
+    scratch_mb: int = Field(ge=1, le=65536)
+    output_bytes: int = Field(ge=1024, le=1 << 30)
+    bwrap: str
+
+
+class RegistrySection(_Section):
+    max_adapter_mb: int = Field(ge=1, le=65536)
+    max_rank: int = Field(ge=1, le=4096)
+    snapshots: int = Field(ge=1, le=100)
+    snapshot_minutes: float = Field(gt=0)
+
+
+class EngineSection(_Section):
+    shutdown_s: float = Field(gt=0, le=600)
+    event_queue: int = Field(ge=10, le=10_000_000)
+    tcp: str
+
+
+class UiSection(_Section):
+    refresh_hz: float = Field(gt=0, le=60)
+    stream_lines: int = Field(ge=10, le=100_000)
+
+
+class Config(_Section):
+    """The whole configuration, validated and frozen."""
+
+    model: ModelSection
+    inference: InferenceSection
+    generation: GenerationSection
+    pipeline: PipelineSection
+    sandbox: SandboxSection
+    registry: RegistrySection
+    engine: EngineSection
+    ui: UiSection
+
+
+def home_directory() -> Path:
+    """RUNE_HOME, or ~/.rune. Does not create it."""
+    return Path(os.environ.get("RUNE_HOME") or Path.home() / ".rune").expanduser().absolute()
+
+
+def defaults_path() -> Path:
+    """The config.toml that ships with the program: inside the package when installed, beside it in a checkout."""
+    installed = Path(__file__).with_name("config.toml")
+    return installed if installed.exists() else Path(__file__).parent.parent / "config.toml"
+
+
+def load_config(user_file: Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Defaults, then the user's file if it exists, then `section.key=value` overrides.
+
+    Args:
+        user_file: None means RUNE_HOME/config.toml.
+        overrides: the value is read as TOML, and as plain text where that fails (`model.path=/x.gguf`).
+
+    Raises:
+        ConfigError: unknown key, bad value or bad TOML; names the place.
+    """
+    defaults = tomllib.loads(defaults_path().read_text(encoding="utf-8"))
+    merged: dict[str, dict[str, Any]] = {section: dict(keys) for section, keys in defaults.items()}
+    path = user_file or home_directory() / "config.toml"
+    if path.exists():
+        _merge(merged, _read(path), str(path))
+    for override in overrides:
+        _merge(merged, _parse_override(override), f"-c {override}")
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{place} = {first['input']!r}: {first['msg']}. Correct it in {path}.") from error
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def _parse_override(text: str) -> Mapping[str, Any]:
+    key, equals, value = text.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not equals or not dot:
+        raise ConfigError(f"-c {text}: write section.key=value, for instance generation.temperature=0.7")
+    try:
+        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return {section: {name: parsed}}
+
+
+def _merge(target: dict[str, dict[str, Any]], new: Mapping[str, Any], place: str) -> None:
+    valid = [f"{section}.{key}" for section, keys in target.items() for key in keys]
+    for section, keys in new.items():
+        if section not in target or not isinstance(keys, dict):
+            raise ConfigError(f"{place}: unknown section [{section}].{_nearest(section, list(target))}")
+        for key, value in keys.items():
+            if key not in target[section]:
+                raise ConfigError(f"{place}: unknown key {section}.{key}.{_nearest(f'{section}.{key}', valid)}")
+            target[section][key] = value
+
+
+def _nearest(name: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.0)
+    return f" Did you mean {close[0]}?" if close else ""
