@@ -1,0 +1,254 @@
+"""The only door to the engine: HTTP and server-sent events over its Unix socket.
+
+Everything that the terminal app, the command line and a batch know of the engine passes here, as the frozen
+models of `engine.api_models`. An error answer comes back as the exception class of `engine.errors` that the
+engine named, so a caller handles the same errors wherever the work was done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import httpx_sse
+from pydantic import TypeAdapter, ValidationError
+
+from engine import errors
+from engine.api_models import (
+    AdapterImport,
+    AdapterRecord,
+    EngineStatus,
+    Event,
+    Problem,
+    SessionCreate,
+    SessionRecord,
+    StreamChunk,
+    Trajectory,
+)
+
+CALL_TIMEOUT_S = 30.0
+"""No call waits for a model: what takes longer than this is stuck."""
+
+IDLE_STREAM_TIMEOUT_S = 60.0
+"""The engine sends a keep-alive every 15 s; four missed ones mean that the connection is dead."""
+
+RECONNECT_DELAYS_S = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Waits between tries to get an event stream back; after the last the stream gives up."""
+
+_SESSIONS = TypeAdapter(tuple[SessionRecord, ...])
+_ADAPTERS = TypeAdapter(tuple[AdapterRecord, ...])
+
+
+class EngineClient:
+    """An open connection to one engine.
+
+    Every call raises `EngineUnreachableError` when nothing answers, and the engine's own error class when it
+    answers with one.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._http = httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=str(socket)),
+            base_url="http://engine",
+            timeout=CALL_TIMEOUT_S,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection; the engine goes on."""
+        await self._http.aclose()
+
+    # --- engine ---
+
+    async def health(self) -> EngineStatus:
+        """What the engine says of itself."""
+        return EngineStatus.model_validate(await self._call("GET", "/health"))
+
+    async def ready(self) -> bool:
+        """Whether it accepts work."""
+        try:
+            await self._call("GET", "/ready")
+        except errors.RuneError:
+            return False
+        return True
+
+    async def shutdown(self) -> None:
+        """Ask the engine to stop; running sessions stay resumable."""
+        await self._call("POST", "/shutdown")
+
+    # --- sessions ---
+
+    async def create_session(self, body: SessionCreate) -> SessionRecord:
+        """Queue a task."""
+        return SessionRecord.model_validate(await self._call("POST", "/sessions", body=body.model_dump(mode="json")))
+
+    async def sessions(
+        self, *, state: str | None = None, run_id: str | None = None, limit: int = 100, offset: int = 0
+    ) -> tuple[SessionRecord, ...]:
+        """A page of sessions, newest first, without their code."""
+        query = {"state": state, "run_id": run_id, "limit": limit, "offset": offset}
+        return _SESSIONS.validate_python(await self._call("GET", "/sessions", query=query))
+
+    async def session(self, session_id: str) -> SessionRecord:
+        """One session, whole."""
+        return SessionRecord.model_validate(await self._call("GET", f"/sessions/{session_id}"))
+
+    async def cancel_session(self, session_id: str) -> SessionRecord:
+        """Stop it; it can be resumed."""
+        return SessionRecord.model_validate(await self._call("POST", f"/sessions/{session_id}/cancel"))
+
+    async def resume_session(self, session_id: str) -> SessionRecord:
+        """Go on from its last finished step."""
+        return SessionRecord.model_validate(await self._call("POST", f"/sessions/{session_id}/resume"))
+
+    async def trajectory(self, session_id: str) -> Trajectory:
+        """The session with all its attempts."""
+        return Trajectory.model_validate(await self._call("GET", f"/sessions/{session_id}/trajectory"))
+
+    # --- adapters ---
+
+    async def adapters(
+        self,
+        *,
+        task_type: str | None = None,
+        archived: bool = False,
+        search: str | None = None,
+        sort: str = "fitness",
+        limit: int = 100,
+        offset: int = 0,
+    ) -> tuple[AdapterRecord, ...]:
+        """A page of adapters."""
+        query = {
+            "task_type": task_type,
+            "archived": archived,
+            "search": search,
+            "sort": sort,
+            "limit": limit,
+            "offset": offset,
+        }
+        return _ADAPTERS.validate_python(await self._call("GET", "/adapters", query=query))
+
+    async def adapter(self, adapter_id: str) -> AdapterRecord:
+        """One adapter."""
+        return AdapterRecord.model_validate(await self._call("GET", f"/adapters/{adapter_id}"))
+
+    async def import_adapter(self, body: AdapterImport) -> AdapterRecord:
+        """Check a PEFT directory and copy it into the registry."""
+        return AdapterRecord.model_validate(await self._call("POST", "/adapters", body=body.model_dump(mode="json")))
+
+    async def archive_adapter(self, adapter_id: str) -> AdapterRecord:
+        """Take it out of use; nothing is deleted."""
+        return AdapterRecord.model_validate(await self._call("POST", f"/adapters/{adapter_id}/archive"))
+
+    async def restore_adapter(self, adapter_id: str) -> AdapterRecord:
+        """Bring it back into use."""
+        return AdapterRecord.model_validate(await self._call("POST", f"/adapters/{adapter_id}/restore"))
+
+    # --- events ---
+
+    async def replay(self, since: int = 0, *, session_id: str | None = None) -> AsyncIterator[Event]:
+        """The journal after sequence `since`, to its present end."""
+        async for item in self._stream(since, session_id, chunks=False, follow=False):
+            if isinstance(item, Event):
+                yield item
+
+    async def events(
+        self, since: int = 0, *, session_id: str | None = None, chunks: bool = True
+    ) -> AsyncIterator[Event | StreamChunk]:
+        """The journal after `since` and then live, without a gap or a repeat, across lost connections.
+
+        Raises:
+            EngineUnreachableError: the engine stayed away for the whole of `RECONNECT_DELAYS_S`.
+        """
+        tries = 0
+        while True:
+            try:
+                async for item in self._stream(since, session_id, chunks=chunks, follow=True):
+                    tries = 0
+                    if isinstance(item, Event):
+                        since = item.sequence
+                    yield item
+            except errors.EngineUnreachableError:
+                if tries >= len(RECONNECT_DELAYS_S):
+                    raise
+            await asyncio.sleep(RECONNECT_DELAYS_S[min(tries, len(RECONNECT_DELAYS_S) - 1)])
+            tries += 1
+
+    async def _stream(
+        self, since: int, session_id: str | None, *, chunks: bool, follow: bool
+    ) -> AsyncIterator[Event | StreamChunk]:
+        query = _query({"since": since, "session": session_id, "chunks": int(chunks), "follow": int(follow)})
+        timeout = httpx.Timeout(CALL_TIMEOUT_S, read=IDLE_STREAM_TIMEOUT_S)
+        try:
+            async with httpx_sse.aconnect_sse(self._http, "GET", "/events", params=query, timeout=timeout) as source:
+                if source.response.status_code >= 400:
+                    await source.response.aread()
+                    raise _problem(source.response)
+                async for message in source.aiter_sse():
+                    match message.event:
+                        case "event":
+                            yield Event.model_validate_json(message.data)
+                        case "chunk":
+                            yield StreamChunk.model_validate_json(message.data)
+                        case _:
+                            continue  # a newer engine may say more than this client knows
+        except httpx.TransportError as error:
+            raise self._unreachable() from error
+
+    # --- transport ---
+
+    async def _call(
+        self, method: str, path: str, *, query: Mapping[str, object] | None = None, body: object = None
+    ) -> Any:
+        content = None if body is None else json.dumps(body)
+        headers = {} if body is None else {"content-type": "application/json"}
+        try:
+            response = await self._http.request(
+                method, path, params=_query(query or {}), content=content, headers=headers
+            )
+        except httpx.TimeoutException as error:
+            raise errors.EngineUnreachableError(
+                f"The engine did not answer {path} in {CALL_TIMEOUT_S:.0f} s."
+            ) from error
+        except httpx.TransportError as error:
+            raise self._unreachable() from error
+        if response.status_code >= 400:
+            raise _problem(response)
+        return response.json() if response.content else None
+
+    def _unreachable(self) -> errors.EngineUnreachableError:
+        return errors.EngineUnreachableError(
+            f"No engine answers on {self._socket}; start one with `rune-tui engine start`."
+        )
+
+
+def _query(values: Mapping[str, object]) -> dict[str, str]:
+    return {key: _text(value) for key, value in values.items() if value is not None}
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _problem(response: httpx.Response) -> errors.RuneError:
+    try:
+        problem = Problem.model_validate_json(response.content)
+    except ValidationError:
+        return errors.RuneError(f"The engine answered {response.status_code} without saying why; see RUNE_HOME/logs.")
+    kind = getattr(errors, problem.error, None)
+    if isinstance(kind, type) and issubclass(kind, errors.RuneError):
+        return kind(problem.message)
+    return errors.RuneError(problem.message)
