@@ -60,4 +60,5 @@ def wilson(passed: int, total: int, z: float = Z_95) -> Rate:
     denominator = 1 + z * z / total
     centre = (share + z * z / (2 * total)) / denominator
     margin = z / denominator * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return Rate(passed, total, max(0.0, centre - margin), min(1.0, centre + margin))
+    # At 0 and 1 rounding can put a bound on the wrong side of the rate itself.
+    return Rate(passed, total, max(0.0, min(share, centre - margin)), min(1.0, max(share, centre + margin)))
