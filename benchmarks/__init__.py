@@ -1,0 +1,1 @@
+"""What produces every figure that README prints: `python -m benchmarks.<name>`."""
