@@ -36,7 +36,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Program:
-    """A Python program to run: `python -I -S <argv>` in a fresh work directory."""
+    """A Python program to run: `python -P -s -S <argv>` with an exact environment, in a fresh work directory."""
 
     files: Mapping[str, str]
     """Relative path -> text, written into the work directory first."""
@@ -64,4 +64,4 @@ class SandboxResult:
     level: Level
     duration_s: float
     killed: str = field(default="")
-    """Which limit ended it ("timeout", "memory", "scratch"), or empty."""
+    """What ended it: "timeout", "memory", "scratch", "processes", "stopped" (by us), or empty."""
