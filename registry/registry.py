@@ -1,0 +1,336 @@
+"""The adapter registry: the one door to adapter files and rows.
+
+An adapter is published once and never changes; only its tier, scores, archived and quarantined flags do, and every
+such change is one event in the change's own transaction.
+
+    (nothing) ──publish──► listed ◄──restore── archived        archived: never routed to, never loaded, never deleted
+                             │  └────archive──────►│
+                             ▼ digest wrong        ▼
+                           quarantined ──publish the same files again, or verify finds them right──► listed
+
+Transitions: publish (id free), archive, restore (idempotent), promote and demote (only listed), verify (any).
+Files are handled in threads, rows by `registry.db`; a cancelled call is decided first and cancelled then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from registry import queries
+from registry.blobs import GGUF, Blob, BlobStore, Disk, file_digest
+from registry.changes import Changes, already_exists
+from registry.clock import Clock
+from registry.crash import crash_point
+from registry.db import Database, Reader
+from registry.errors import AdapterArchived, AdapterQuarantined, AdapterRejected, TransitionRefused
+from registry.journal import Recorder
+from registry.migrate import REGISTRY as MIGRATIONS
+from registry.models import (
+    RESERVED_PREFIXES,
+    Adapter,
+    Evaluation,
+    LoadableAdapter,
+    NewAdapter,
+    Promotion,
+    Source,
+    Tier,
+    check_alias,
+    check_id,
+    check_score,
+)
+from registry.queries import AdapterQuery, LineageDag, Page
+from registry.safeload import AdapterLimits
+from registry.threads import run_to_end
+
+__all__ = ["MIGRATIONS", "AdapterLimits", "AdapterQuery", "LineageDag", "Page", "Registry"]
+
+GC_GRACE_SECONDS = 3600.0
+"""A blob without a row is kept this long: another process may be between its rename and its commit."""
+MAX_PARENTS = 64
+"""A merge of more adapters than this has no use."""
+MAX_REASON = 1000
+"""Characters of a promotion's reason."""
+
+
+class Registry:
+    """Adapters of one home. `db` must have been opened with `MIGRATIONS`."""
+
+    def __init__(
+        self,
+        db: Database,
+        root: Path,
+        limits: AdapterLimits,
+        clock: Clock,
+        recorder: Recorder,
+        disk: Disk | None = None,
+    ) -> None:
+        self._db = db
+        self._blobs = BlobStore(root, limits, clock, disk)
+        self._changes = Changes(clock, recorder)
+        self._publishing = asyncio.Lock()
+
+    async def recover(self) -> int:
+        """Delete what a killed process left half-written; gives how many. Once, at start."""
+        return await run_to_end(self._blobs.delete_temporary)
+
+    # --- publishing ------------------------------------------------------------------------------------------
+
+    async def publish(self, directory: Path, new: NewAdapter) -> Adapter:
+        """Check a PEFT directory, copy it into the registry and list it. The directory itself is left alone.
+
+        Publishing the same files under the same id again heals an adapter whose stored files are damaged.
+
+        Raises:
+            AdapterRejected: the id, a field, the directory or its files are not acceptable.
+            AdapterAlreadyExists: the id is taken; nothing was changed.
+            AdapterNotFound: a parent is not in the registry.
+        """
+        _check_new(new)
+        async with self._publishing:  # two writers of one id: the second sees the first's row before it writes
+            existing = await self._db.read(lambda reader: queries.find(reader, new.id))
+            if existing is not None and await self._is_intact(existing):
+                raise already_exists(new.id)
+            blob = await run_to_end(lambda: self._store(directory, new, existing))
+            if existing is None:
+                adapter = await self._db.write(lambda tx: self._changes.insert(tx, new, blob))
+            else:
+                await self._db.write(lambda tx: self._changes.set_verified(tx, blob.digest, whole=True))
+                adapter = await self.get(new.id)
+        crash_point("publish.after_commit")
+        return adapter
+
+    async def _is_intact(self, adapter: Adapter) -> bool:
+        return not adapter.is_quarantined and await run_to_end(lambda: self._blobs.is_whole(adapter.digest))
+
+    def _store(self, directory: Path, new: NewAdapter, existing: Adapter | None) -> Blob:
+        staged = self._blobs.stage(directory, new.base_model_id)
+        if existing is not None and staged.blob.digest != existing.digest:
+            self._blobs.discard(staged)
+            raise already_exists(new.id)
+        self._blobs.commit(staged)
+        return staged.blob
+
+    async def import_directory(
+        self, directory: str, adapter_id: str, *, task_type: str, base_model_id: str | None = None
+    ) -> Adapter:
+        """Publish a PEFT directory that a user names.
+
+        Raises:
+            AdapterRejected, AdapterAlreadyExists: as `publish`; also for an id with a reserved prefix.
+        """
+        if adapter_id.lower().startswith(RESERVED_PREFIXES):
+            raise AdapterRejected(f"ids that begin with {' or '.join(RESERVED_PREFIXES)} are reserved")
+        new = NewAdapter(id=adapter_id, task_type=task_type, source=Source.MANUAL, base_model_id=base_model_id)
+        return await self.publish(Path(directory), new)
+
+    async def add_gguf(self, adapter_id: str, file: Path) -> None:
+        """Keep a GGUF file made from this adapter's weights beside them, with its own digest.
+
+        Raises:
+            AdapterNotFound, AdapterRejected.
+        """
+        digest = (await self.get(adapter_id)).digest
+        async with self._publishing:
+            file_hash, size = await run_to_end(lambda: self._blobs.add_gguf(digest, file))
+            await self._db.write(lambda tx: self._changes.set_derived(tx, digest, GGUF, file_hash, size))
+
+    # --- asking ----------------------------------------------------------------------------------------------
+
+    async def get(self, adapter_id: str) -> Adapter:
+        """The adapter of that id.
+
+        Raises:
+            AdapterNotFound: there is none.
+        """
+        return await self._db.read(lambda reader: queries.get(reader, adapter_id))
+
+    async def retrieve_by_id(self, adapter_id: str) -> Adapter:
+        """`get` by its name in the specification."""
+        return await self.get(adapter_id)
+
+    async def query_by_task_type(self, task_type: str) -> list[Adapter]:
+        """Every adapter of a task type, archived ones included."""
+        return await self._db.read(lambda reader: queries.of_task_type(reader, task_type))
+
+    async def list_all(self, query: AdapterQuery | None = None) -> Page:
+        """One page of the adapters that the query asks for: by default the newest 50 that are not archived.
+
+        Raises:
+            AdapterRejected: the query's limit, search or place is not valid.
+        """
+        return await self._db.read(lambda reader: queries.page(reader, query or AdapterQuery()))
+
+    async def count(self, query: AdapterQuery | None = None) -> int:
+        """How many adapters the query's filters leave, on all pages together."""
+        return await self._db.read(lambda reader: queries.count(reader, query or AdapterQuery()))
+
+    async def query_best_for_task(self, task_type: str, top_k: int = 3) -> list[Adapter]:
+        """The fittest adapters that may be served for a task type, best first."""
+        return await self._db.read(lambda reader: queries.best_for_task(reader, task_type, top_k))
+
+    async def is_task_solved(self, task_hash: str, threshold: float = 0.95) -> bool:
+        """Whether some adapter in use was trained on the task and passes at least that share of its tests."""
+        return await self._db.read(lambda reader: queries.is_task_solved(reader, task_hash, threshold))
+
+    async def query_unevaluated(self, task_type: str | None = None) -> list[Adapter]:
+        """Adapters in use that have no score yet, oldest first."""
+        return await self._db.read(lambda reader: queries.unevaluated(reader, task_type))
+
+    async def get_task_types(self) -> list[str]:
+        """Every task type that some adapter has, sorted."""
+        return await self._db.read(queries.task_types)
+
+    async def get_lineage(self, adapter_id: str) -> list[Adapter]:
+        """The adapter, its first parent, that one's first parent, and so on."""
+        return await self._db.read(lambda reader: queries.lineage(reader, adapter_id))
+
+    async def get_lineage_dag(self, adapter_id: str) -> LineageDag:
+        """All ancestors and descendants as adjacency, breadth first."""
+        return await self._db.read(lambda reader: queries.lineage_dag(reader, adapter_id))
+
+    async def get_evaluations(self, adapter_id: str) -> list[Evaluation]:
+        """Every score the adapter was ever given, oldest first."""
+        return await self._db.read(lambda reader: queries.evaluations(reader, adapter_id))
+
+    async def get_promotions(self, adapter_id: str) -> list[Promotion]:
+        """Every move of the adapter between tiers, oldest first."""
+        return await self._db.read(lambda reader: queries.promotions(reader, adapter_id))
+
+    async def get_aliases(self) -> dict[str, str]:
+        """Adapter id by alias."""
+        return await self._db.read(queries.aliases)
+
+    # --- changing --------------------------------------------------------------------------------------------
+
+    async def update_fitness(
+        self, adapter_id: str, fitness_score: float, pass_rate: float | None = None, session_id: str | None = None
+    ) -> Adapter:
+        """Give an adapter its newest score; the ones before stay in its history.
+
+        Raises:
+            AdapterNotFound, AdapterRejected: a score outside [0, 1].
+        """
+        fitness = check_score(fitness_score, "the fitness")
+        rate = None if pass_rate is None else check_score(pass_rate, "the pass rate")
+        return await self._db.write(lambda tx: self._changes.score(tx, adapter_id, fitness, rate, session_id))
+
+    async def archive(self, adapter_id: str) -> Adapter:
+        """Take an adapter out of use; its files and its row stay."""
+        return await self._db.write(lambda tx: self._changes.set_archived(tx, adapter_id, archived=True))
+
+    async def restore(self, adapter_id: str) -> Adapter:
+        """Put an archived adapter back into use."""
+        return await self._db.write(lambda tx: self._changes.set_archived(tx, adapter_id, archived=False))
+
+    async def promote(self, adapter_id: str, to: Tier | None = None, reason: str = "") -> Adapter:
+        """Move an adapter up, by one tier or to the one named.
+
+        Raises:
+            AdapterNotFound.
+            TransitionRefused: that is not up, or it is archived or quarantined.
+        """
+        return await self._move(adapter_id, to, 1, reason)
+
+    async def demote(self, adapter_id: str, to: Tier | None = None, reason: str = "") -> Adapter:
+        """Undo a promotion: move an adapter down, by one tier or to the one named.
+
+        Raises:
+            As `promote`.
+        """
+        return await self._move(adapter_id, to, -1, reason)
+
+    async def _move(self, adapter_id: str, to: Tier | None, direction: int, reason: str) -> Adapter:
+        def target(adapter: Adapter) -> Tier:
+            tiers = list(Tier)
+            level = adapter.tier.level + direction if to is None else to.level
+            if not 0 <= level < len(tiers) or (level - adapter.tier.level) * direction <= 0:
+                way = "up" if direction > 0 else "down"
+                raise TransitionRefused(f"{adapter_id} is at {adapter.tier}: {to or 'there'} is no way {way}")
+            return tiers[level]
+
+        return await self._db.write(lambda tx: self._changes.move(tx, adapter_id, reason[:MAX_REASON], target))
+
+    async def set_alias(self, name: str, adapter_id: str, expected: str | None = None) -> None:
+        """Point an alias such as `code-gen@champion` at an adapter, if it points at `expected` now (None: not set).
+
+        Raises:
+            AdapterNotFound, AdapterRejected.
+            TransitionRefused: someone moved it meanwhile.
+        """
+        check_alias(name)
+        await self._db.write(lambda tx: self._changes.set_alias(tx, name, adapter_id, expected))
+
+    # --- integrity -------------------------------------------------------------------------------------------
+
+    async def verify(self, adapter_id: str) -> bool:
+        """Compare an adapter's files with its digest; a difference quarantines it, equality lifts that.
+
+        Raises:
+            AdapterNotFound.
+        """
+        digest = (await self.get(adapter_id)).digest
+        async with self._publishing:
+            whole = await run_to_end(lambda: self._blobs.is_whole(digest))
+            await self._db.write(lambda tx: self._changes.set_verified(tx, digest, whole=whole))
+        return whole
+
+    async def resolve_for_load(self, adapter_id: str) -> LoadableAdapter:
+        """The verified files of an adapter, for a model server. Call it before every load.
+
+        Raises:
+            AdapterNotFound, AdapterArchived.
+            AdapterQuarantined: its files are, or were found now, not those that were published.
+        """
+        adapter = await self.get(adapter_id)
+        if adapter.is_archived:
+            raise AdapterArchived(f"{adapter_id} is archived and not served; restore it first")
+        if not await self._is_intact(adapter):
+            if not adapter.is_quarantined:
+                await self._db.write(lambda tx: self._changes.set_verified(tx, adapter.digest, whole=False))
+            raise AdapterQuarantined(
+                f"{adapter_id}: its files changed after publication; publish them again to heal it"
+            )
+        return LoadableAdapter(adapter, self._blobs.directory(adapter.digest), await self._gguf(adapter.digest))
+
+    async def _gguf(self, digest: str) -> Path | None:
+        """The GGUF form if it is whole; a damaged one counts as absent, because it can be made again."""
+
+        def expected(reader: Reader) -> str | None:
+            row = reader.execute(
+                "SELECT file_hash FROM derived_files WHERE digest = ? AND name = ?", (digest, GGUF)
+            ).fetchone()
+            return None if row is None else str(row[0])
+
+        wanted = await self._db.read(expected)
+        path = self._blobs.directory(digest) / GGUF
+
+        def is_whole() -> bool:
+            try:
+                return file_digest(path) == wanted
+            except AdapterRejected:
+                return False
+
+        return path if wanted is not None and await run_to_end(is_whole) else None
+
+    async def gc(self, grace_seconds: float = GC_GRACE_SECONDS) -> list[str]:
+        """Delete blobs that no adapter names and that are older than the grace period; gives their digests."""
+        async with self._publishing:
+            old = await run_to_end(lambda: self._blobs.older_than(grace_seconds))
+            orphans = await self._db.write(lambda tx: self._changes.forget_unreferenced(tx, old)) if old else []
+            await run_to_end(lambda: [self._blobs.remove(digest) for digest in orphans])
+        return orphans
+
+
+def _check_new(new: NewAdapter) -> None:
+    check_id(new.id)
+    check_id(new.task_type, "task type")
+    if new.version < 1 or (new.generation is not None and new.generation < 0):
+        raise AdapterRejected("the version is at least 1 and the generation at least 0")
+    if len(new.parent_ids) > MAX_PARENTS or len(set(new.parent_ids)) != len(new.parent_ids):
+        raise AdapterRejected(f"parents are at most {MAX_PARENTS}, each once")
+    if new.id in new.parent_ids:
+        raise AdapterRejected("an adapter is not its own parent")
+    for name, value in (("session id", new.session_id), ("agent id", new.agent_id), ("hash", new.training_task_hash)):
+        if value is not None:
+            check_id(value, name)
