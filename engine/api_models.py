@@ -26,7 +26,7 @@ SCHEMA_VERSION = 1
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 """Ids of tasks, sessions, jobs, adapters: no separator, no leading dot, at most 100 characters."""
 
-Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\Z")]
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")]
 
 
 class Frozen(BaseModel):
@@ -58,7 +58,7 @@ class Case(Frozen):
 class CaseSuite(Frozen):
     """A function of the solution and the cases it is checked with."""
 
-    function: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}\Z")]
+    function: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
     items: tuple[Case, ...] = Field(min_length=1)
 
 

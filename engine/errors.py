@@ -38,6 +38,12 @@ class InputError(RuneError):
     status = 422
 
 
+class RequestRefusedError(InputError):
+    """The engine does not take this request; the message says what about it."""
+
+    status = 400
+
+
 class ConfigError(InputError):
     """config.toml has a key or a value that is not valid; the message names it."""
 
@@ -54,6 +60,10 @@ class ConflictError(RuneError):
 
     exit_code = ExitCode.USAGE
     status = 409
+
+
+class LeaseLostError(ConflictError):
+    """Another engine owns this job now; the work that was done here is not recorded."""
 
 
 class EnvironmentUnfitError(RuneError):

@@ -1,0 +1,270 @@
+"""What every backend must do, whichever it is: the house protocol, seen through our client and through plain HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+import pytest_asyncio
+from backends import BACKENDS, MODEL, Running, request, sidecar, write_adapter
+
+from engine.errors import AdapterRejectedError, ContextOverflowError, ProviderError
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+REPORT = "Report your sampling settings, please, and then tell me a story of the sea."
+COUNT = "Count to 200 slowly: 1 2 3 4 5 6"
+ROUTES = [
+    ("GET", "/health"), ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/is_sleeping"),
+    ("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("POST", "/v1/load_lora_adapter"),
+    ("POST", "/v1/unload_lora_adapter"), ("POST", "/sleep"), ("POST", "/wake_up"), ("GET", "/no-such-route"),
+]  # fmt: skip
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=BACKENDS)
+async def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    async with sidecar(request.param, tmp_path_factory.mktemp("sidecar")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("adapters")
+    return write_adapter(folder / "one", 1), write_adapter(folder / "two", 2)
+
+
+async def _chat(server: Running, **fields: Any) -> dict[str, Any]:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": REPORT}], "max_tokens": 8, "temperature": 0}
+    response = await server.http.post("/v1/chat/completions", json=body | fields)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+async def _logprobs(server: Running, model: str = MODEL) -> list[Any]:
+    answer = await _chat(server, model=model, logprobs=True, top_logprobs=3)
+    return answer["choices"][0]["logprobs"]["content"]
+
+
+async def test_a31_a_seed_repeats_and_so_does_temperature_0(server: Running) -> None:
+    warm = [await server.ask(REPORT, temperature=0.9, seed=7) for _ in range(2)]
+    greedy = [await server.ask(REPORT, temperature=0.0) for _ in range(2)]
+    assert warm[0] == warm[1] and greedy[0] == greedy[1]
+    # The control: with another seed it is another answer, so the seed is not just ignored.
+    assert await server.ask(REPORT, temperature=0.9, seed=8) != warm[0]
+
+
+@pytest.mark.parametrize("change", [{"temperature": 1.5}, {"repetition_penalty": 1.9}, {"top_p": 0.05}])
+async def test_a31_sampling_parameters_reach_the_model(server: Running, change: dict[str, float]) -> None:
+    usual = {"temperature": 0.9, "max_tokens": 24, "seed": 5}
+    assert await server.ask(REPORT, **usual) != await server.ask(REPORT, **(usual | change))
+
+
+async def test_a31_a_streamed_answer_is_the_whole_answer(server: Running) -> None:
+    whole = await server.provider.generate(request(REPORT))
+    deltas = [delta async for delta in server.provider.stream(request(REPORT))]
+    assert len(deltas) > 2, "it came in one piece: nothing was streamed"
+    assert "".join(delta.text for delta in deltas) == whole.text
+    last = deltas[-1]
+    assert (last.finish_reason, last.prompt_tokens) == (whole.finish_reason, whole.prompt_tokens)
+    assert last.completion_tokens == whole.completion_tokens > 0
+
+
+async def test_a_stop_string_ends_the_answer_and_is_not_in_it(server: Running) -> None:
+    free = await server.ask(REPORT)
+    stop = free[3:12]
+    stopped = await server.provider.generate(request(REPORT, stop=(stop,)))
+    assert stopped.text == free[: free.index(stop)]
+    assert stopped.finish_reason == "stop"
+    streamed = [delta.text async for delta in server.provider.stream(request(REPORT, stop=(stop,)))]
+    assert "".join(streamed) == stopped.text
+
+
+async def test_the_token_limit_ends_with_length(server: Running) -> None:
+    answer = await server.provider.generate(request(COUNT, max_tokens=5))
+    assert (answer.finish_reason, answer.completion_tokens) == ("length", 5)
+
+
+async def test_a31_closing_the_stream_gives_the_slot_back(server: Running) -> None:
+    async with aclosing(server.provider.stream(request(COUNT, max_tokens=400))) as stream:  # type: ignore[type-var] # an async generator
+        await anext(stream)
+        assert await server.running() == 1
+    await _idle(server)
+
+
+async def test_a31_cancelling_a_call_gives_the_slot_back(server: Running) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        call = tasks.create_task(server.provider.generate(request(COUNT, max_tokens=400)))
+        while await server.running() == 0:
+            await asyncio.sleep(0)
+        call.cancel()
+    await _idle(server)
+
+
+async def _idle(server: Running) -> None:
+    async with asyncio.timeout(10):
+        while await server.running():
+            await asyncio.sleep(0)
+
+
+async def test_a_prompt_beyond_the_context_is_refused_as_such(server: Running) -> None:
+    with pytest.raises(ContextOverflowError, match="maximum context length is 512 tokens"):
+        await server.ask("word " * 600)
+
+
+async def test_a_model_that_is_not_there_is_refused(server: Running) -> None:
+    with pytest.raises(ProviderError, match="does not exist"):
+        await server.ask(REPORT, adapter="nobody")
+
+
+async def test_an_option_that_means_nothing_is_refused(server: Running) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "guided_json": {"type": "object"}}
+    response = await server.http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400
+    assert "guided_json" in response.json()["error"]["message"]
+
+
+async def test_text_completion_streams_too(server: Running) -> None:
+    body: dict[str, Any] = {"model": MODEL, "prompt": COUNT, "max_tokens": 6, "temperature": 0, "logprobs": 2}
+    whole = (await server.http.post("/v1/completions", json=body)).json()
+    choice = whole["choices"][0]
+    assert len(choice["logprobs"]["token_logprobs"]) == whole["usage"]["completion_tokens"] == 6
+    response = await server.http.post("/v1/completions", json=body | {"stream": True})
+    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+    assert lines[-1] == "[DONE]"
+    assert "".join(json.loads(line)["choices"][0]["text"] for line in lines[:-1]) == choice["text"]
+
+
+async def test_logprobs_are_those_of_the_tokens(server: Running) -> None:
+    entries = await _logprobs(server)
+    assert len(entries) == 8
+    for entry in entries:
+        best = [item["logprob"] for item in entry["top_logprobs"]]
+        assert len(best) == 3 and best == sorted(best, reverse=True)
+        # Temperature 0: the chosen token is the most likely one.
+        assert entry["logprob"] == best[0] <= 0
+
+
+async def test_a_json_schema_constrains_the_answer(server: Running) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"color": {"enum": ["red", "green"]}, "ok": {"type": "boolean"}},
+        "required": ["color", "ok"],
+        "additionalProperties": False,
+    }
+    answer = await server.provider.generate(request(REPORT, schema=schema, max_tokens=40))
+    value = json.loads(answer.text)
+    assert set(value) == {"color", "ok"} and value["color"] in ("red", "green") and isinstance(value["ok"], bool)
+    # The control: without the schema the same prompt is not answered in JSON.
+    with pytest.raises(ValueError):
+        json.loads(await server.ask(REPORT, max_tokens=40))
+
+
+async def test_a32_a34_adapters_load_are_listed_are_isolated_and_unload(
+    server: Running, adapters: tuple[Path, Path]
+) -> None:
+    base, base_logprobs = await server.ask(REPORT, max_tokens=8), await _logprobs(server)
+    for name, path in zip(("one", "two"), adapters, strict=True):
+        await server.provider.load_adapter(name, str(path))
+    assert await server.provider.list_adapters() == ("one", "two")
+    health = await server.provider.health()
+    assert (health.ready, health.model, health.adapters) == (True, MODEL, ("one", "two"))
+    alone = {name: await server.ask(REPORT, adapter=name, max_tokens=8) for name in ("one", "two")}
+    assert len({base, *alone.values()}) == 3, "the adapters change nothing: the rest would prove nothing"
+    names = (None, "one", "two", "one", None, "two")
+    together = await asyncio.gather(*(server.ask(REPORT, adapter=name, max_tokens=8) for name in names))
+    assert together == [base if name is None else alone[name] for name in names]
+    for name in ("one", "two"):
+        await server.provider.unload_adapter(name)
+    assert await server.provider.list_adapters() == ()
+    assert await server.ask(REPORT, max_tokens=8) == base
+    assert await _logprobs(server) == base_logprobs
+
+
+async def test_an_adapter_name_stands_for_one_set_of_bytes(server: Running, adapters: tuple[Path, Path]) -> None:
+    await server.provider.load_adapter("fixed", str(adapters[0]))
+    await server.provider.load_adapter("fixed", str(adapters[0]))
+    with pytest.raises(AdapterRejectedError, match="other weights"):
+        await server.provider.load_adapter("fixed", str(adapters[1]))
+    with pytest.raises(AdapterRejectedError):
+        await server.provider.load_adapter(MODEL, str(adapters[0]))
+    await server.provider.unload_adapter("fixed")
+    await server.provider.unload_adapter("fixed")
+
+
+async def test_a_bad_adapter_is_refused_while_traffic_goes_on(server: Running, tmp_path: Path) -> None:
+    lying = write_adapter(tmp_path / "rank", 1, layers=1, config={"r": 8})
+    shapes = write_adapter(tmp_path / "shape", 1, layers=1, modules={"q_proj": (576, 500)})
+    deep = write_adapter(tmp_path / "deep", 1, layers=31, modules={"q_proj": (576, 576)})
+    dora = write_adapter(tmp_path / "dora", 1, layers=1, config={"use_dora": True})
+    cut = write_adapter(tmp_path / "cut", 1, layers=1)
+    weights = cut / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    bad = [lying, dora, cut, tmp_path / "missing"] + ([shapes, deep] if server.spec.checks_shapes else [])
+    expected = await server.ask(REPORT, max_tokens=12)
+    async with asyncio.TaskGroup() as tasks:
+        traffic = [tasks.create_task(server.ask(REPORT, max_tokens=12)) for _ in range(3)]
+        for path in bad:
+            with pytest.raises(AdapterRejectedError):
+                await server.provider.load_adapter("bad", str(path))
+    assert [call.result() for call in traffic] == [expected] * 3
+    assert await server.provider.list_adapters() == ()
+
+
+async def test_sleep_refuses_and_wake_serves_the_same_answer(server: Running, adapters: tuple[Path, Path]) -> None:
+    await server.provider.load_adapter("kept", str(adapters[0]))
+    before = [await server.ask(REPORT), await server.ask(REPORT, adapter="kept")]
+    await server.provider.sleep(1)
+    assert await server.provider.is_sleeping() and not (await server.provider.health()).ready
+    with pytest.raises(ProviderError, match="asleep"):
+        await server.ask(REPORT)
+    await server.provider.wake()
+    assert not await server.provider.is_sleeping()
+    assert [await server.ask(REPORT), await server.ask(REPORT, adapter="kept")] == before
+    await server.provider.unload_adapter("kept")
+
+
+async def test_sleep_ends_answers_in_flight(server: Running) -> None:
+    finish = None
+    async with aclosing(server.provider.stream(request(COUNT, max_tokens=400))) as stream:  # type: ignore[type-var] # an async generator
+        await anext(stream)
+        await server.provider.sleep(1)
+        async for delta in stream:
+            finish = delta.finish_reason
+    await server.provider.wake()
+    assert finish == "cancelled"
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_h2_every_route_needs_the_whole_key_in_its_header(server: Running, method: str, path: str) -> None:
+    wrong = {
+        "none": ({}, ""),
+        "wrong": ({"Authorization": "Bearer " + "0" * 64}, ""),
+        "truncated": ({"Authorization": f"Bearer {server.key[:-1]}"}, ""),
+        "longer": ({"Authorization": f"Bearer {server.key}0"}, ""),
+        "other scheme": ({"Authorization": f"Basic {server.key}"}, ""),
+        "in the query": ({}, f"?key={server.key}&api_key={server.key}&access_token={server.key}"),
+    }
+    transport = httpx2.AsyncHTTPTransport(uds=str(server.socket))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://sidecar") as stranger:
+        for name, (headers, query) in wrong.items():
+            response = await stranger.request(method, path + query, headers=headers)
+            assert response.status_code == 401, name
+        # The control: with the key the same route answers something else.
+        header = {"Authorization": f"Bearer {server.key}"}
+        if path not in ("/sleep", "/wake_up"):
+            assert (await stranger.request(method, path, headers=header)).status_code != 401
+
+
+async def test_h1_it_listens_on_a_0600_unix_socket_and_nowhere_else(server: Running) -> None:
+    assert stat.S_IMODE(server.socket.stat().st_mode) == 0o600
+    family = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
+    assert [connection for process in family for connection in process.net_connections("inet")] == []
+    arguments = " ".join(argument for process in family for argument in process.cmdline())
+    assert server.key not in arguments
