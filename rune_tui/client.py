@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -159,16 +160,21 @@ class EngineClient:
 
     # --- events ---
 
-    async def replay(self, since: int = 0, *, session_id: str | None = None) -> AsyncIterator[Event]:
+    async def replay(self, since: int = 0, *, session_id: str | None = None) -> AsyncGenerator[Event, None]:
         """The journal after sequence `since`, to its present end."""
-        async for item in self._stream(since, session_id, chunks=False, follow=False):
-            if isinstance(item, Event):
-                yield item
+        async with aclosing(self._stream(since, session_id, chunks=False, follow=False)) as items:
+            async for item in items:
+                if isinstance(item, Event):
+                    yield item
 
     async def events(
-        self, since: int = 0, *, session_id: str | None = None, chunks: bool = True
-    ) -> AsyncIterator[Event | StreamChunk]:
+        self, since: int = 0, *, session_id: str | None = None, chunks: bool = True, reconnect: bool = True
+    ) -> AsyncGenerator[Event | StreamChunk, None]:
         """The journal after `since` and then live, without a gap or a repeat, across lost connections.
+
+        Args:
+            reconnect: False ends the stream when the engine closes it and raises at once when the connection is
+                lost, for a caller that says so on its screen and tries again itself.
 
         Raises:
             EngineUnreachableError: the engine stayed away for the whole of `RECONNECT_DELAYS_S`.
@@ -176,20 +182,23 @@ class EngineClient:
         tries = 0
         while True:
             try:
-                async for item in self._stream(since, session_id, chunks=chunks, follow=True):
-                    tries = 0
-                    if isinstance(item, Event):
-                        since = item.sequence
-                    yield item
+                async with aclosing(self._stream(since, session_id, chunks=chunks, follow=True)) as items:
+                    async for item in items:
+                        tries = 0
+                        if isinstance(item, Event):
+                            since = item.sequence
+                        yield item
             except errors.EngineUnreachableError:
-                if tries >= len(RECONNECT_DELAYS_S):
+                if not reconnect or tries >= len(RECONNECT_DELAYS_S):
                     raise
+            if not reconnect:
+                return
             await asyncio.sleep(RECONNECT_DELAYS_S[min(tries, len(RECONNECT_DELAYS_S) - 1)])
             tries += 1
 
     async def _stream(
         self, since: int, session_id: str | None, *, chunks: bool, follow: bool
-    ) -> AsyncIterator[Event | StreamChunk]:
+    ) -> AsyncGenerator[Event | StreamChunk, None]:
         query = _query({"since": since, "session": session_id, "chunks": int(chunks), "follow": int(follow)})
         timeout = httpx.Timeout(CALL_TIMEOUT_S, read=IDLE_STREAM_TIMEOUT_S)
         try:

@@ -1,0 +1,31 @@
+"""One question to the running engine, from a command that prints the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import click
+
+from rune_tui.cli import Settings
+from rune_tui.client import EngineClient
+from rune_tui.host import socket_path
+
+T = TypeVar("T")
+
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def ask(settings: Settings, question: Callable[[EngineClient], Awaitable[T]]) -> T:
+    """Put the question and wait for the answer.
+
+    Raises:
+        RuneError: what the engine answered, or that none answers.
+    """
+
+    async def asking() -> T:
+        async with EngineClient(socket_path(settings.home)) as client:
+            return await question(client)
+
+    return asyncio.run(asking())
