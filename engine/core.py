@@ -1,0 +1,254 @@
+"""The engine: wires the parts, owns their lives.
+
+    home's lock ─► database open, checked, migrated ─► recovery ─► accepting work ─► stopping ─► closed
+         │                    │
+         └ EngineBusyError    └ EnvironmentUnfitError: says what is wrong with the file, changes nothing
+
+One task group holds every long-lived task (runner, snapshots, sandbox probe); one that dies stops the engine. What
+was taken is given back in the reverse order, so a dead database never loses a lock and a dead model server never
+loses a row. Parts that cost a start-up (LangGraph, the OpenAI client, the sandbox probe) come with the first
+session, not with the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from engine import recovery
+from engine.api_models import EngineStatus, RunState, SessionCreate, SessionRecord, Trajectory
+from engine.config import Config
+from engine.errors import EnvironmentUnfitError
+from engine.events import Bus, Journal
+from engine.jobs import Jobs
+from engine.lock import HomeLock, prepare_home
+from engine.runner import Runner, Work
+from engine.sessions import Sessions
+from engine.training.trajectories import TrajectoryStore
+from engine.work import Stores, Workshop
+from registry.clock import Clock, SystemClock, timestamp
+from registry.db import Database, Migrations
+from registry.errors import DatabaseError
+from registry.registry import MIGRATIONS as REGISTRY_MIGRATIONS
+from registry.registry import AdapterLimits, Registry
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """One home's engine: `async with Engine(config, home) as engine` accepts work until the block ends.
+
+    Args:
+        work: what runs a session; None is the pipeline.
+
+    Entering raises:
+        EngineBusyError: another engine owns the home.
+        EnvironmentUnfitError: the home or its database cannot be used; the sentence says what to do.
+    """
+
+    db: Database
+    journal: Journal
+    sessions: Sessions
+    registry: Registry
+    trajectories: TrajectoryStore
+
+    def __init__(self, config: Config, home: Path, clock: Clock | None = None, *, work: Work | None = None) -> None:
+        self.config = config
+        self.home = home
+        self._clock = clock or SystemClock()
+        self._work = work
+        self.bus = Bus(config.engine.event_queue)
+        self._stack = AsyncExitStack()
+        self._stopping = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as opening:
+            await opening.enter_async_context(self._lock())
+            await opening.enter_async_context(self._database())
+            await self._recover()
+            await opening.enter_async_context(self._working())
+            self._stack = opening.pop_all()
+        log.info("engine ready in %s", self.home)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        self._stopping.set()
+        return await self._stack.__aexit__(kind, error, trace)
+
+    # --- opening, in order ---
+
+    @asynccontextmanager
+    async def _lock(self) -> AsyncGenerator[None]:
+        await asyncio.to_thread(prepare_home, self.home)
+        self.version = await asyncio.to_thread(_version)
+        lock = await asyncio.to_thread(HomeLock.acquire, self.home)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @asynccontextmanager
+    async def _database(self) -> AsyncGenerator[None]:
+        sets = (
+            REGISTRY_MIGRATIONS,
+            Migrations("engine", files("engine") / "migrations"),
+        )
+        try:
+            self.db = await Database.open(self.home / "rune.db", sets, self._clock)
+        except DatabaseError as error:
+            raise EnvironmentUnfitError(str(error)) from error
+        try:
+            self._build()
+            yield
+        finally:
+            self.bus.close()
+            await self.db.close()
+
+    def _build(self) -> None:
+        self.started_at = timestamp(self._clock.now())
+        self.journal = Journal(self.db, self.bus, self._clock, "engine")
+        jobs = Jobs(self.journal, self._clock, owner=self._clock.uuid())
+        self.sessions = Sessions(self.db, jobs, self.journal, self._clock)
+        limits = AdapterLimits(self.config.registry.max_adapter_mb << 20, self.config.registry.max_rank)
+        self.registry = Registry(self.db, self.home / "adapters", limits, self._clock, self.journal.source("registry"))
+        self.trajectories = TrajectoryStore(self.db, self.journal.source("training"), self._clock)
+        stores = Stores(self.sessions, self.trajectories, self.registry, self.bus)
+        self._workshop = Workshop(self.config, self.home, self._clock, stores)
+        work = self._work or self._workshop.run
+        self._runner = Runner(self.sessions, work, self.config.pipeline.sessions_at_once)
+
+    async def _recover(self) -> None:
+        moved = await self.sessions.recover()
+        for session in moved:
+            log.warning("session %s was left behind by a dead engine: now %s", session.id, session.state)
+        await self.registry.recover()
+        await recovery.clean_leftovers(self.home)
+
+    @asynccontextmanager
+    async def _working(self) -> AsyncGenerator[None]:
+        try:
+            async with self._workshop, asyncio.TaskGroup() as group:
+                runner = group.create_task(self._runner.run(), name="runner")
+                snapshots = group.create_task(self._snapshots(), name="snapshots")
+                try:
+                    yield
+                finally:
+                    snapshots.cancel()
+                    await self._stop(runner)
+        except BaseExceptionGroup as failures:
+            raise _cause(failures) from failures
+
+    async def _stop(self, runner: asyncio.Task[None]) -> None:
+        runner.cancel()
+        _, late = await asyncio.wait([runner], timeout=self.config.engine.shutdown_s)
+        if late:
+            log.error("sessions did not stop in %s s; they are released", self.config.engine.shutdown_s)
+            await self.sessions.release_all()
+
+    async def _snapshots(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.registry.snapshot_minutes * 60)
+            try:
+                path = await self.db.snapshot(self.config.registry.snapshots)
+            except DatabaseError as error:  # a full disk must not stop the work that runs
+                log.error("no snapshot: %s", error)
+            else:
+                log.info("snapshot %s", path.name)
+
+    # --- what the API asks for ---
+
+    async def create_session(self, body: SessionCreate) -> SessionRecord:
+        """Accept a task; when this returns it is on disk."""
+        record = await self.sessions.create(body)
+        self._runner.wake()
+        return record
+
+    async def cancel_session(self, session_id: str) -> SessionRecord:
+        """Cancel a queued session at once; ask a running one to stop.
+
+        Raises:
+            NotFoundError, ConflictError
+        """
+        record = await self.sessions.cancel(session_id)
+        if record.state is RunState.RUNNING:
+            self._runner.cancel(session_id)
+        return record
+
+    async def resume_session(self, session_id: str) -> SessionRecord:
+        """Queue a stopped session again.
+
+        Raises:
+            NotFoundError, ConflictError
+        """
+        record = await self.sessions.resume(session_id)
+        self._runner.wake()
+        return record
+
+    async def trajectory(self, session_id: str) -> Trajectory:
+        """A session with all its attempts.
+
+        Raises:
+            NotFoundError
+        """
+        session = await self.sessions.get(session_id)
+        return Trajectory(session=session, attempts=await self.trajectories.attempts(session_id))
+
+    async def status(self) -> EngineStatus:
+        """What the engine says about itself."""
+        counts = await self.sessions.counts()
+        return EngineStatus(
+            pid=os.getpid(),
+            version=self.version,
+            home=str(self.home),
+            started_at=self.started_at,
+            sessions_running=counts[RunState.RUNNING],
+            sessions_queued=counts[RunState.QUEUED],
+            last_sequence=await self.journal.last_sequence(),
+            **asdict(self._workshop.facts()),
+        )
+
+    async def check_ready(self) -> None:
+        """Answer only if the engine can accept work.
+
+        Raises:
+            EnvironmentUnfitError: the database fails, or the engine is stopping.
+        """
+        if self._stopping.is_set():
+            raise EnvironmentUnfitError("The engine is stopping.")
+        try:
+            await self.journal.last_sequence()
+        except DatabaseError as error:
+            raise EnvironmentUnfitError(str(error)) from error
+
+    def request_shutdown(self) -> None:
+        """Ask whoever serves this engine to stop it."""
+        self._stopping.set()
+
+    async def shutdown_requested(self) -> None:
+        """Return once somebody asked."""
+        await self._stopping.wait()
+
+
+def _cause(failure: BaseException) -> BaseException:
+    """What a group of one comes down to: callers catch errors, not groups."""
+    while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
+        failure = failure.exceptions[0]
+    return failure
+
+
+def _version() -> str:
+    try:
+        return version("rune-tui")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,66 @@
+"""The home belongs to one engine at a time.
+
+An flock on `run/engine.lock`, with the owner's pid written in the file for whoever is refused. The kernel drops the
+lock when its holder dies, however it dies, so there is no stale lock to reason about and recovery needs no timeout.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import EngineBusyError, EnvironmentUnfitError
+
+HOME_MODE = 0o700
+FILE_MODE = 0o600
+
+
+def prepare_home(home: Path) -> None:
+    """Create the home and its folders for this user alone.
+
+    Raises:
+        EnvironmentUnfitError: it cannot be created, or belongs to somebody else.
+    """
+    try:
+        for directory in (home, home / "run", home / "logs"):
+            directory.mkdir(mode=HOME_MODE, parents=True, exist_ok=True)
+            directory.chmod(HOME_MODE)
+    except OSError as error:
+        raise EnvironmentUnfitError(
+            f"RUNE_HOME {home} cannot be used: {error.strerror}. Choose another one."
+        ) from error
+
+
+@dataclass(frozen=True)
+class HomeLock:
+    """The right to work in a home; held until `release`, or until this process ends."""
+
+    fd: int
+
+    @classmethod
+    def acquire(cls, home: Path) -> HomeLock:
+        """Take the lock at once or not at all.
+
+        Raises:
+            EngineBusyError: another engine holds it; names its pid.
+        """
+        # Without O_TRUNC: a refused engine must not erase the pid of the one that holds the lock.
+        fd = os.open(home / "run" / "engine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "not yet known"
+            os.close(fd)
+            raise EngineBusyError(
+                f"Another engine (pid {pid}) owns {home}; use it, or stop it with `rune-tui engine stop`."
+            ) from error
+        text = b"%d\n" % os.getpid()
+        os.pwrite(fd, text, 0)
+        os.ftruncate(fd, len(text))
+        return cls(fd)
+
+    def release(self) -> None:
+        """Let the next engine in."""
+        os.close(self.fd)

@@ -1,0 +1,228 @@
+"""What a session is worked on with: model server, sandbox, judge, prompts. Built at the first session, not before.
+
+LangGraph, the OpenAI client and the sandbox's probe cost more than a second together; an engine that only lists
+sessions or serves events never pays for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from engine.api_models import AttemptRecord, Outcome, PhaseStatus, RunState, SessionRecord, StreamChunk
+from engine.config import Config
+from engine.errors import BudgetExceededError, ConflictError
+from engine.events import Bus
+from engine.inference.factory import backend_kind
+from engine.inference.launch import ModelServer, ServerState
+from engine.runner import Ended
+from engine.sessions import Changes, Sessions
+from engine.training.trajectories import TrajectoryStore
+from registry.clock import Clock
+from registry.errors import RegistryError
+from registry.models import LoadableAdapter
+from registry.registry import Registry
+
+if TYPE_CHECKING:
+    from engine.evaluation.judge import Judge
+    from engine.inference.provider import Provider
+    from engine.pipeline.parts import Parts, SessionResult
+    from engine.sandbox.probe import SandboxReport
+
+MODEL_STATES = {
+    ServerState.STOPPED: "stopped",
+    ServerState.STARTING: "starting",
+    ServerState.READY: "serving",
+    ServerState.FAILED: "failed",
+}
+"""`EngineStatus.model_state` of each state of the model server."""
+
+
+STATES = {Outcome.ERROR: RunState.FAILED, Outcome.CANCELLED: RunState.CANCELLED}
+"""State of a session by its outcome, where it did not run to its end; with any other outcome it succeeded."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the workshop says about itself, as `EngineStatus` wants it."""
+
+    backend: str
+    model: str
+    model_state: str
+    sandbox_level: str
+    sandbox_reason: str
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where a session's progress goes and what it reads."""
+
+    sessions: Sessions
+    trajectories: TrajectoryStore
+    registry: Registry
+    bus: Bus
+
+
+class Workshop:
+    """Owner of the model server and of what the first session builds. `async with`: the server ends with the block."""
+
+    def __init__(self, config: Config, home: Path, clock: Clock, stores: Stores) -> None:
+        self._config = config
+        self._home = home
+        self._clock = clock
+        self._stores = stores
+        self._backend = backend_kind(config.inference.backend)
+        self._server = ModelServer(config, home, clock)
+        templates = config.pipeline.templates
+        self._templates = Path(templates).expanduser() if templates else None
+        self._judge_lock = asyncio.Lock()
+        self._judge: Judge | None = None
+        self._report: SandboxReport | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._server.stop()
+
+    def facts(self) -> Facts:
+        """As last observed; the sandbox is unknown until something looked at it."""
+        return Facts(
+            backend=self._backend,
+            model=self._config.model.base_id,
+            model_state=MODEL_STATES[self._server.state],
+            sandbox_level=self._report.level.value if self._report else "",
+            sandbox_reason=self._report.reason if self._report else "not looked at yet",
+        )
+
+    async def sandbox_report(self) -> SandboxReport:
+        """How well this machine can isolate generated code; looked at once."""
+        await self._ready_judge()
+        assert self._report is not None, "the judge is made from the report"
+        return self._report
+
+    async def run(self, session: SessionRecord) -> Ended:
+        """Work on one session until it ends.
+
+        Raises:
+            RuneError: it could not be worked on; the sentence says why.
+        """
+        await asyncio.to_thread(importlib.import_module, "engine.pipeline.run")  # LangGraph: a second of imports
+        from engine.pipeline.run import initial_phases, run_session
+
+        if not session.phases:
+            session = session.model_copy(update={"phases": initial_phases(session.task)})
+            await self._stores.sessions.update(session.id, Changes(phases=session.phases))
+        report = Progress(self._stores, session)
+        started = self._clock.monotonic()
+
+        def seconds() -> float:
+            return session.seconds + self._clock.monotonic() - started
+
+        try:
+            result = await run_session(session.id, session.task, await self._parts(session, report))
+        except BudgetExceededError as error:
+            return Ended(RunState.FAILED, str(error), Changes(outcome=Outcome.FAILED, seconds=seconds()))
+        except BaseException:  # cancelled or failed: the time was spent all the same
+            await self._stores.sessions.update(session.id, Changes(seconds=seconds()))
+            raise
+        changes = replace(self._changes(result), seconds=seconds())
+        return Ended(STATES.get(result.outcome, RunState.SUCCEEDED), result.reason, changes)
+
+    def _changes(self, result: SessionResult) -> Changes:
+        return Changes(
+            outcome=result.outcome,
+            phases=result.phases or None,
+            attempts=result.attempts,
+            tokens=result.tokens,
+            backend=self._backend,
+            model=self._config.model.base_id,
+            sandbox_level=result.sandbox_level,
+            code=result.code or None,
+        )
+
+    async def _parts(self, session: SessionRecord, report: Progress) -> Parts:
+        from engine.pipeline.parts import Parts
+        from engine.pipeline.prompts import load_prompts
+
+        adapter = await self._adapter(session)
+        return Parts(
+            pipeline=self._config.pipeline,
+            generation=self._config.generation,
+            provider=partial(self._provider, adapter),
+            judge=await self._ready_judge(),
+            store=self._stores.trajectories,
+            report=report,
+            prompts=await asyncio.to_thread(load_prompts, self._templates),
+            checkpoints=self._home / "checkpoints.db",
+            clock=self._clock,
+            parallel=self._config.inference.parallel,
+            adapter=adapter.adapter.digest if adapter else None,
+            adapter_digest=adapter.adapter.digest if adapter else None,
+            backend=self._backend,
+            model=self._config.model.base_id,
+        )
+
+    async def _adapter(self, session: SessionRecord) -> LoadableAdapter | None:
+        if session.adapter is None:
+            return None
+        try:
+            return await self._stores.registry.resolve_for_load(session.adapter)
+        except RegistryError as error:
+            raise ConflictError(f"Adapter {session.adapter}: {error}") from error
+
+    async def _provider(self, adapter: LoadableAdapter | None) -> Provider:
+        provider = await self._server.ensure_ready()
+        # Asked each time: a model server that was restarted has forgotten its adapters.
+        if adapter is not None and adapter.adapter.digest not in await provider.list_adapters():
+            await provider.load_adapter(adapter.adapter.digest, str(adapter.directory))
+        return provider
+
+    async def _ready_judge(self) -> Judge:
+        async with self._judge_lock:
+            if self._judge is None:
+                from engine.evaluation.judge import Judge
+                from engine.sandbox.probe import probe
+                from engine.sandbox.run import Sandbox
+
+                self._report = await asyncio.to_thread(probe, self._config.sandbox)
+                self._judge = Judge(Sandbox(self._config.sandbox, self._report))
+            return self._judge
+
+
+class Progress:
+    """Tells the world how one session goes: rows and events for its state, the bus alone for streamed output.
+
+    Implements `engine.pipeline.parts.Reporter`.
+    """
+
+    def __init__(self, stores: Stores, session: SessionRecord) -> None:
+        self._stores = stores
+        self._id = session.id
+        self._phases = {status.phase: status for status in session.phases}
+        self._counted = set(range(1, session.attempts + 1))
+        self._tokens = session.tokens
+
+    async def phase(self, status: PhaseStatus) -> None:
+        """Store and announce how far a phase is; saying it twice changes nothing."""
+        self._phases[status.phase] = status
+        await self._stores.sessions.update(self._id, Changes(phases=tuple(self._phases.values())))
+
+    async def attempt(self, record: AttemptRecord) -> None:
+        """Count an attempt; one that was counted before a crash is not counted again."""
+        if record.number in self._counted:
+            return
+        self._counted.add(record.number)
+        self._tokens += record.prompt_tokens + record.completion_tokens
+        await self._stores.sessions.update(self._id, Changes(attempts=len(self._counted), tokens=self._tokens))
+
+    def chunk(self, chunk: StreamChunk) -> None:
+        """Show a piece of model output to whoever watches now."""
+        self._stores.bus.publish_chunk(chunk)
