@@ -1,0 +1,72 @@
+"""The starting project of a task and its examples, as text for prompts."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+
+from engine.api_models import Case, CaseSuite, TaskSpec
+from engine.pipeline.syntax import parse_python
+
+MAX_EXAMPLES = 5
+"""Cases that a prompt shows: more do not fit its budget anyway."""
+
+
+def files_text(files: Mapping[str, str], chars: int) -> str:
+    """Path and text of each file, smallest first so that as many as possible are whole; at most `chars` characters."""
+    shown = ""
+    for path, text in sorted(files.items(), key=lambda item: (len(item[1]), item[0])):
+        shown += f"# {path}\n{text.rstrip()}\n"
+        if len(shown) > chars:
+            break
+    return shown[:chars].rstrip()
+
+
+def target_text(task: TaskSpec, *, with_tests: bool = True) -> str:
+    """What the solution must define, and how it is tested, from what the model may see; hidden tests never are."""
+    lines: list[str] = []
+    name = task.cases.function if task.cases is not None else task.entry_point
+    if name:
+        lines.append(f"The program must define the function {name}.")
+    if task.cases is not None:
+        lines += [example(task.cases, case) for case in task.cases.items[:MAX_EXAMPLES]]
+    if with_tests and task.tests is not None:
+        lines += ["It is tested with:", test_examples(task.tests)]
+    return "\n".join(lines)
+
+
+def test_examples(source: str) -> str:
+    """The assertions of a test source without what surrounds them; the whole source where it has none.
+
+    A small model that sees a test function calls it, or writes it again; a line that must hold it tends to satisfy.
+    """
+    tree = parse_python(source)
+    if tree is None:
+        return source.strip()
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Assert) or _is_unittest_assertion(node)]
+    lines = [ast.unparse(node) for node in sorted(found, key=lambda node: getattr(node, "lineno", 0))]
+    return "\n".join(dict.fromkeys(lines)) or source.strip()
+
+
+def _is_unittest_assertion(node: ast.AST) -> bool:
+    match node:
+        case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=name))):
+            return name.startswith("assert")
+        case _:
+            return False
+
+
+def example(suite: CaseSuite, case: Case) -> str:
+    """One case as a line of Python: `add(1, 2) == 3`."""
+    arguments = [_literal(value) for value in case.args]
+    arguments += [f"{name}={_literal(value)}" for name, value in case.kwargs.items()]
+    return f"{suite.function}({', '.join(arguments)}) == {_literal(case.expected)}"
+
+
+def entry_point(task: TaskSpec) -> str | None:
+    """The function that the task asks for, if it names one."""
+    return task.entry_point or (task.cases.function if task.cases is not None else None)
+
+
+def _literal(value: object) -> str:
+    return repr(value)
