@@ -33,7 +33,7 @@ def picture(app: App[Any]) -> str:
 def raw_controls(app: App[Any]) -> list[str]:
     """Characters on the screen that could drive a terminal or hide something."""
     hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-    return [char for line in lines(app) for char in line if unicodedata.category(char) in hidden]
+    return [char for char in set("".join(lines(app))) if unicodedata.category(char) in hidden]
 
 
 async def until(pilot: Pilot[Any], condition: Callable[[], object]) -> None:

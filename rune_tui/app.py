@@ -1,0 +1,262 @@
+"""The terminal app: folds what the engine says into a state, draws it, and sends what the user wants.
+
+    Attachment --items--> RuneApp.take --batch at ui.refresh_hz--> State --> MainScreen.show
+    keys --> MainScreen.ActionWanted --> RuneApp.do --> a worker that calls the engine --> a notification
+
+Nothing ticks while nothing happens: a batch is drawn when its first item asks for it, and the clock of running
+sessions stops with them. Every call to the engine runs in a worker whose failure is one plain sentence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual import on
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.command import Provider
+
+from engine.api_models import RunState, SessionCreate, TaskSpec
+from engine.config import load_config
+from rune_tui.actions import BY_ID
+from rune_tui.attach import Attachment, EnginePort, plain_reason
+from rune_tui.client import EngineClient
+from rune_tui.plain_text import plain_notify
+from rune_tui.screens.confirm import ConfirmScreen
+from rune_tui.screens.export import ExportChoice, ExportScreen, write_log
+from rune_tui.screens.help import help_rows
+from rune_tui.screens.main import MainScreen
+from rune_tui.screens.new_task import NewTaskScreen
+from rune_tui.screens.palette import ActionProvider
+from rune_tui.screens.reader import ReaderScreen
+from rune_tui.state import DEFAULT_STREAM_LINES, Item, State, apply_all, reread, select
+from rune_tui.widgets.adapter_rows import adapter_details
+from rune_tui.widgets.row import Row
+from rune_tui.widgets.session_details import details_rows
+
+DEFAULT_REFRESH_HZ = 10.0
+
+TICK_S = 1.0
+"""The clocks of running sessions; only while one runs."""
+
+
+_STYLES = Path(__file__).with_name("styles.tcss").read_text(encoding="utf-8")
+"""Read here, because a path would be resolved and read on the event loop."""
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class RuneApp(App[None]):
+    """A client of one engine."""
+
+    CSS = _STYLES
+    TITLE = "rune-tui"
+    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {ActionProvider}
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+q", "quit", "Quit", show=False, priority=True)]
+
+    def __init__(
+        self,
+        client: EnginePort,
+        *,
+        refresh_hz: float = DEFAULT_REFRESH_HZ,
+        stream_lines: int = DEFAULT_STREAM_LINES,
+        export_directory: Path = Path(),
+        now: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        super().__init__()
+        self._client = client
+        self._refresh_s = 1 / refresh_hz
+        self._export_directory = export_directory
+        self._now = now
+        self._state = State(stream_lines=stream_lines)
+        self._pending: list[Item] = []
+        self._attachment = Attachment(client, self.take)
+        self._main = MainScreen(self._state, now)
+
+    @property
+    def state(self) -> State:
+        """What is known of the engine now."""
+        return self._state
+
+    def on_mount(self) -> None:
+        """Show the panes and attach."""
+        self.push_screen(self._main)
+        self._ticker = self.set_interval(TICK_S, self._tick, pause=True)
+        self.run_worker(self._attachment.run(), group="attachment", exit_on_error=False)
+
+    # --- state ---
+
+    def take(self, item: Item) -> None:
+        """Queue an item; the first of a batch has the batch drawn one refresh period later."""
+        self._pending.append(item)
+        if len(self._pending) == 1:
+            self.set_timer(self._refresh_s, self._draw_batch)
+
+    def _draw_batch(self) -> None:
+        batch, self._pending = self._pending, []
+        self._change(apply_all(self._state, batch, self._now()))
+        if self._state.stale or self._state.adapters_stale:
+            sessions, adapters = self._state.stale, self._state.adapters_stale
+            self._state = reread(self._state, sessions, adapters)
+            self._call(self._attachment.read_again(sessions, adapters))
+
+    def _change(self, state: State) -> None:
+        if not state.selected and state.sessions:
+            state = select(state, state.ordered_sessions()[0].id)
+        self._state = state
+        if state.count(RunState.RUNNING):
+            self._ticker.resume()
+        else:
+            self._ticker.pause()
+        self._main.show(state)
+
+    def _tick(self) -> None:
+        self._main.show(self._state)
+
+    # --- actions ---
+
+    @on(MainScreen.ActionWanted)
+    def _on_action_wanted(self, message: MainScreen.ActionWanted) -> None:
+        self.do(message.action_id)
+
+    def do(self, action_id: str) -> None:
+        """Carry out an action of the registry, or say why it cannot be done now."""
+        action = BY_ID[action_id]
+        if reason := action.refusal(self._state):
+            plain_notify(self, f"{action.title}: {reason}.", "warning")
+            return
+        self._handlers[action_id]()
+
+    @property
+    def _handlers(self) -> dict[str, Callable[[], object]]:
+        return {
+            "new-task": self._new_task,
+            "cancel": self._cancel,
+            "resume": self._resume,
+            "details": self._details,
+            "export": self._export,
+            "tasks": partial(self._main.open_pane, 0),
+            "adapters": partial(self._main.open_pane, 1),
+            "training": partial(self._main.open_pane, 2),
+            "lineage": partial(self._main.open_pane, 3),
+            "next-pane": partial(self._main.step_pane, 1),
+            "previous-pane": partial(self._main.step_pane, -1),
+            "output": self._main.toggle_output,
+            "refresh": self._attachment.retry_now,
+            "help": self._help,
+            "theme": self.search_themes,
+            "quit": self.exit,
+        }
+
+    def _call(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run a call to the engine beside the screen."""
+        self.run_worker(self._guarded(work), group="calls", exit_on_error=False)
+
+    async def _guarded(self, work: Coroutine[Any, Any, object]) -> None:
+        try:
+            await work
+        except Exception as error:  # the end of this task: one plain sentence, and the screen lives on
+            plain_notify(self, plain_reason(error), "error")
+
+    def _new_task(self) -> None:
+        def start(task: TaskSpec | None) -> None:
+            if task is not None:
+                self._call(self._create(task))
+
+        self.push_screen(NewTaskScreen(), start)
+
+    async def _create(self, task: TaskSpec) -> None:
+        record = await self._client.create_session(SessionCreate(task=task))
+        self._change(select(apply_all(self._state, (record,), self._now()), record.id))
+        plain_notify(self, f"Queued {record.task.id}.")
+
+    def _cancel(self) -> None:
+        session_id = self._state.selected
+
+        def stop(yes: bool | None) -> None:
+            if yes:
+                self._call(self._send("Cancelling", self._client.cancel_session(session_id)))
+
+        name = self._state.sessions[session_id].task.id
+        question = f"Stop {name}? Finished steps are kept and it can be resumed."
+        self.push_screen(ConfirmScreen(question, "Stop it", "Let it run"), stop)
+
+    def _resume(self) -> None:
+        self._call(self._send("Resuming", self._client.resume_session(self._state.selected)))
+
+    async def _send(self, doing: str, request: Coroutine[Any, Any, Any]) -> None:
+        record = await request
+        self.take(record)
+        plain_notify(self, f"{doing} {record.task.id}.")
+
+    def _details(self) -> None:
+        session_id = self._state.selected
+
+        async def load() -> Sequence[Row]:
+            trajectory = await self._client.trajectory(session_id)
+            return await asyncio.to_thread(details_rows, trajectory)
+
+        self.push_screen(ReaderScreen(f"Session {session_id}", load))
+
+    @on(MainScreen.AdapterChosen)
+    def _on_adapter_chosen(self, message: MainScreen.AdapterChosen) -> None:
+        adapter = self._state.adapters.get(message.adapter_id)
+        if adapter is not None:
+            self._read(f"Adapter {adapter.id}", adapter_details(adapter))
+
+    def _help(self) -> None:
+        self._read("Help", help_rows(self._state))
+
+    def _read(self, title: str, rows: Sequence[Row]) -> None:
+        async def load() -> Sequence[Row]:
+            return rows
+
+        self.push_screen(ReaderScreen(title, load))
+
+    @on(MainScreen.SessionSelected)
+    def _on_session_selected(self, message: MainScreen.SessionSelected) -> None:
+        if message.session_id != self._state.selected:
+            self._change(select(self._state, message.session_id))
+
+    def _export(self) -> None:
+        session_id = self._state.selected
+
+        def write(choice: ExportChoice | None) -> None:
+            if choice is not None:
+                self._call(self._write(session_id, choice))
+
+        self.push_screen(ExportScreen(session_id, self._export_directory), write)
+
+    async def _write(self, session_id: str, choice: ExportChoice) -> None:
+        trajectory = await self._client.trajectory(session_id)
+        await asyncio.to_thread(write_log, trajectory, choice)
+        plain_notify(self, f"Wrote {choice.path}.")
+
+
+def run(home: Path, socket: Path) -> int:
+    """Show the engine behind that socket until the user leaves; the engine goes on.
+
+    Returns:
+        The exit status.
+    """
+    ui = load_config(home / "config.toml").ui
+    client = EngineClient(socket)
+    app = RuneApp(client, refresh_hz=ui.refresh_hz, stream_lines=ui.stream_lines, export_directory=Path.cwd())
+    return asyncio.run(_run(app, client))
+
+
+async def _run(app: RuneApp, client: EngineClient) -> int:
+    async with client:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal leaves as q does
+            loop.add_signal_handler(number, app.exit)
+        await app.run_async()
+        return app.return_code or 0

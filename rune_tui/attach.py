@@ -1,0 +1,226 @@
+"""Keeps a terminal attached to an engine: snapshot, then events, and again after a lost connection.
+
+    connecting --snapshot--> live --stream ends or fails--> retrying --1,2,4,8,16,30,30.. s--> connecting
+
+Knows no Textual: it delivers items of `rune_tui.state` to a callback, which must not block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Protocol
+
+from engine.api_models import (
+    AdapterRecord,
+    EngineStatus,
+    Event,
+    SessionCreate,
+    SessionRecord,
+    StreamChunk,
+    Trajectory,
+)
+from engine.errors import NotFoundError, RuneError
+from rune_tui.state import AdapterList, Gone, Item, Link, LinkState, Snapshot
+
+RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Waits between tries to reach the engine; the last repeats for ever."""
+
+HEALTH_PERIOD_S = 5.0
+"""How often the engine is asked for what no event says: the state of its model server."""
+
+PAGE = 200
+"""Sessions or adapters read in one answer."""
+
+MAX_ADAPTERS = 2_000
+"""Adapters that a terminal shows; `rune-tui adapters` searches among more."""
+
+_log = logging.getLogger(__name__)
+
+
+class EnginePort(Protocol):
+    """What the terminal asks of an engine: `rune_tui.client.EngineClient`, or a fake of it."""
+
+    async def health(self) -> EngineStatus:
+        """See EngineClient."""
+        ...
+
+    async def create_session(self, body: SessionCreate) -> SessionRecord:
+        """See EngineClient."""
+        ...
+
+    async def sessions(
+        self, *, state: str | None = None, run_id: str | None = None, limit: int = 100, offset: int = 0
+    ) -> tuple[SessionRecord, ...]:
+        """See EngineClient."""
+        ...
+
+    async def session(self, session_id: str) -> SessionRecord:
+        """See EngineClient."""
+        ...
+
+    async def cancel_session(self, session_id: str) -> SessionRecord:
+        """See EngineClient."""
+        ...
+
+    async def resume_session(self, session_id: str) -> SessionRecord:
+        """See EngineClient."""
+        ...
+
+    async def trajectory(self, session_id: str) -> Trajectory:
+        """See EngineClient."""
+        ...
+
+    async def adapters(
+        self,
+        *,
+        task_type: str | None = None,
+        archived: bool = False,
+        search: str | None = None,
+        sort: str = "fitness",
+        limit: int = 100,
+        offset: int = 0,
+    ) -> tuple[AdapterRecord, ...]:
+        """See EngineClient."""
+        ...
+
+    def events(
+        self, since: int = 0, *, session_id: str | None = None, chunks: bool = True, reconnect: bool = True
+    ) -> AsyncGenerator[Event | StreamChunk, None]:
+        """See EngineClient."""
+        ...
+
+
+def plain_reason(error: Exception) -> str:
+    """One sentence about what went wrong, for a person."""
+    if isinstance(error, RuneError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'File'}: {error.strerror}."
+    return f"Something unexpected happened ({type(error).__name__}: {error})."
+
+
+async def read_snapshot(client: EnginePort) -> Snapshot:
+    """The engine's present state.
+
+    The status comes first: its sequence is a floor, so an event that happens while the lists are read is seen twice
+    rather than never.
+    """
+    status = await client.health()
+    newest = await client.sessions(limit=PAGE)
+    found = {record.id: record for record in newest}
+    if len(newest) == PAGE:  # a long queue hides the running ones, which are older
+        for state in ("running", "queued"):
+            found.update({record.id: record for record in await client.sessions(state=state, limit=PAGE)})
+    return Snapshot(status, tuple(found.values()), await read_adapters(client))
+
+
+async def read_adapters(client: EnginePort) -> tuple[AdapterRecord, ...]:
+    """All adapters, archived ones too: they are part of the lineage."""
+    found: list[AdapterRecord] = []
+    while len(found) < MAX_ADAPTERS:
+        page = await client.adapters(archived=True, sort="created", limit=PAGE, offset=len(found))
+        found.extend(page)
+        if len(page) < PAGE:
+            break
+    return tuple(found)
+
+
+class Attachment:
+    """One terminal's connection; owns no state but whether it is connected."""
+
+    def __init__(self, client: EnginePort, deliver: Callable[[Item], None]) -> None:
+        self._client = client
+        self._deliver = deliver
+        self._wake = asyncio.Event()
+
+    def retry_now(self) -> None:
+        """Do not wait for the next try; when connected, read everything again."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Stay attached until cancelled."""
+        failures = 0
+        while True:
+            self._wake.clear()
+            try:
+                await self._attend()
+                failures = 0
+                continue
+            except _LinkLost as lost:
+                failures = 0 if lost.was_live else failures
+                reason = str(lost)
+            delay = RETRY_DELAYS_S[min(failures, len(RETRY_DELAYS_S) - 1)]
+            failures += 1
+            self._deliver(Link(LinkState.RETRYING, reason, delay))
+            await self._pause(delay)
+
+    async def _pause(self, delay: float) -> None:
+        try:
+            await asyncio.wait_for(self._wake.wait(), delay)
+        except TimeoutError:
+            return
+
+    async def _attend(self) -> None:
+        """From a snapshot to the end of its stream; returns when `retry_now` asked for a fresh snapshot.
+
+        Raises:
+            _LinkLost: the engine does not answer, or went away.
+        """
+        live = False
+        try:
+            snapshot = await read_snapshot(self._client)
+            self._deliver(snapshot)
+            self._deliver(Link(LinkState.LIVE))
+            live = True
+            await self._follow(snapshot.status.last_sequence)
+        except Exception as error:
+            # the boundary of the connection: whatever an engine does, the terminal says so and tries again
+            cause = _first_cause(error)
+            if not isinstance(cause, RuneError):
+                _log.exception("lost the engine")
+            raise _LinkLost(plain_reason(cause), was_live=live) from error
+
+    async def _follow(self, since: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._stream(since)), group.create_task(self._watch_health())]
+            await self._wake.wait()
+            for task in tasks:
+                task.cancel()
+
+    async def _stream(self, since: int) -> None:
+        async with aclosing(self._client.events(since, reconnect=False)) as items:
+            async for item in items:
+                self._deliver(item)
+        raise RuneError("The engine closed the connection.")
+
+    async def _watch_health(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_PERIOD_S)
+            self._deliver(await self._client.health())
+
+    async def read_again(self, sessions: frozenset[str], adapters: bool) -> None:
+        """Read subjects whose events did not carry them whole."""
+        for session_id in sorted(sessions):
+            try:
+                self._deliver(await self._client.session(session_id))
+            except NotFoundError:
+                self._deliver(Gone(session_id))
+        if adapters:
+            self._deliver(AdapterList(await read_adapters(self._client)))
+
+
+class _LinkLost(Exception):
+    """The engine is not there; `was_live` says whether it had been."""
+
+    def __init__(self, reason: str, *, was_live: bool) -> None:
+        super().__init__(reason)
+        self.was_live = was_live
+
+
+def _first_cause(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
