@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from engine.api_models import AttemptRecord, PhaseName
 from engine.errors import PipelineError
 from engine.evaluation.verdict import Strength, Verdict
-from engine.pipeline.budget import TokenBudget
 from engine.pipeline.extract import extract_code, extract_continuation, join_continuation
 from engine.pipeline.generate import Answer, Call, generate
+from engine.pipeline.imports import complete_imports
+from engine.pipeline.limits import TokenBudget
 from engine.pipeline.parts import Parts
 from engine.pipeline.prompts import Part
 from engine.pipeline.reflect import Reflection, reflect, short_diagnosis
@@ -56,8 +57,11 @@ class JudgeFailedError(PipelineError):
 class AttemptLoop:
     """One `Loop` on the parts of its session. Its methods are the graph's nodes."""
 
-    def __init__(self, session_id: str, base_seed: int, parts: Parts, budget: TokenBudget, loop: Loop) -> None:
+    def __init__(
+        self, session_id: str, task_text: str, base_seed: int, parts: Parts, budget: TokenBudget, loop: Loop
+    ) -> None:
         self._session_id = session_id
+        self._task_text = task_text
         self._base_seed = base_seed
         self._parts = parts
         self._budget = budget
@@ -167,6 +171,7 @@ class AttemptLoop:
         cut = answer.finish_reason == "length"
         found = extract_continuation(answer.text, cut=cut) if ask.continues else extract_code(answer.text, cut=cut)
         code = join_continuation(turns[-1]["code"], found) if ask.continues else found.code
+        code = complete_imports(code, self._task_text)
         return {
             "template": ask.template,
             "prompt": answer.prompt.user,

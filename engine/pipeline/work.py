@@ -12,9 +12,8 @@ from engine.errors import RuneError
 from engine.evaluation.judge import Checks, Solution
 from engine.evaluation.verdict import Verdict
 from engine.pipeline.attempt import AttemptLoop
-from engine.pipeline.budget import TokenBudget
-from engine.pipeline.caps import phase_cap
 from engine.pipeline.files import entry_point
+from engine.pipeline.limits import TokenBudget, phase_cap
 from engine.pipeline.parts import Parts
 from engine.pipeline.turns import Loop, Turn
 
@@ -50,7 +49,8 @@ class Work:
         """Run one attempt loop to its end, from where it stood before a crash."""
         seed = self.parts.generation.seed if self.task.seed is None else self.task.seed
         async with self.slots:
-            return await AttemptLoop(self.session_id, seed, self.parts, self.budget, loop).run(self.saver)
+            attempts = AttemptLoop(self.session_id, self.task.prompt, seed, self.parts, self.budget, loop)
+            return await attempts.run(self.saver)
 
     async def check(self, code: str) -> Verdict:
         """The verdict of the task's visible tests and cases, or of the code's own tests where there are none."""
