@@ -77,7 +77,8 @@ def as_task(problem: Problem, *, attempts: int, seed: int) -> TaskSpec:
     examples = visible_examples(problem)
     return TaskSpec(
         id=f"{name}-x{attempts}",
-        prompt=f"Complete this Python function. Answer with the whole function.\n\n{problem.prompt.strip()}",
+        prompt="Complete this Python function. Answer with the whole function.\n\n"
+        f"```python\n{problem.prompt.strip()}\n```",
         tests="\n".join(examples) or None,
         hidden_tests=problem.test,
         entry_point=problem.entry_point,

@@ -3,7 +3,7 @@
 The examples in each docstring are the visible tests that drive the loop; the benchmark's own tests are hidden and
 alone decide, in both arms. Everything runs as a user's task does: engine, sidecar, sandbox, judge.
 
-    python -m benchmarks.loop [--problems 80] [--attempts 5] [--json]
+    python -m benchmarks.loop [--problems 80] [--attempts 5] [-c generation.repetition_penalty=1.1] [--json]
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from benchmarks.humaneval import as_task, problems, visible_examples
 from engine.api_models import FINAL_STATES, Outcome, SessionCreate, SessionRecord
 from engine.config import load_config
 from engine.evaluation.metrics import Rate, wilson
+from engine.home import socket_path
 from rune_tui.client import EngineClient
-from rune_tui.host import embedded_engine, socket_path
+from rune_tui.host import embedded_engine
 
 POLL_S = 0.5
 
@@ -76,9 +77,9 @@ async def finished(client: EngineClient, session_id: str) -> SessionRecord:
         await asyncio.sleep(POLL_S)
 
 
-async def measure(count: int, attempts: int, seed: int) -> tuple[Arm, Arm]:
+async def measure(count: int, attempts: int, seed: int, overrides: list[str]) -> tuple[Arm, Arm]:
     """Both arms on one engine, in a home of their own."""
-    config = load_config(Path("no user configuration"), ["pipeline.sessions_at_once=4"])
+    config = load_config(Path("no user configuration"), ["pipeline.sessions_at_once=4", *overrides])
     with tempfile.TemporaryDirectory(prefix="rune-loop-") as directory:
         home = Path(directory)
         async with embedded_engine(config, home), EngineClient(socket_path(home)) as client:
@@ -104,9 +105,10 @@ def main() -> int:
     parser.add_argument("--problems", type=int, default=80)
     parser.add_argument("--attempts", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-c", dest="config", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    arms = asyncio.run(measure(options.problems, options.attempts, options.seed))
+    arms = asyncio.run(measure(options.problems, options.attempts, options.seed, options.config))
     with_examples = sum(bool(visible_examples(problem)) for problem in problems(options.problems))
     if options.json:
         print(json.dumps({"problems_with_visible_examples": with_examples, "arms": [arm_json(arm) for arm in arms]}))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from registry.clock import SystemClock
 from registry.db import SQLITE_VERSION, Database, Transaction
-from registry.journal import NullRecorder
+from registry.journal import MemoryRecorder
 from registry.models import Source, Tier
 from registry.queries import AdapterQuery, Sort
 from registry.registry import MIGRATIONS, AdapterLimits, Registry
@@ -128,7 +128,9 @@ async def run(adapters: int) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="rune-benchmark-") as directory:
         db = await Database.open(Path(directory) / "rune.db", [MIGRATIONS], SystemClock())
         try:
-            registry = Registry(db, Path(directory) / "adapters", AdapterLimits(), SystemClock(), NullRecorder())
+            registry = Registry(
+                db, Path(directory) / "adapters", AdapterLimits(512 << 20, 256), SystemClock(), MemoryRecorder()
+            )
             await db.write(lambda tx: fill(tx, adapters))
             figures = [await measure(name, ask) for name, ask in pages(registry).items()]
             middle = await page_in_the_middle(registry, adapters)

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from engine.api_models import Outcome, PhaseName, RunState, SessionCreate, TaskMode, TaskSpec
+from engine.home import socket_path
 from rune_tui import host
 from rune_tui.app import RuneApp
 from rune_tui.client import EngineClient
@@ -56,7 +57,7 @@ async def take(home: Path, target: Path) -> None:
     Raises:
         TimeoutError: no task came into its code phase.
     """
-    async with EngineClient(host.socket_path(home)) as client:
+    async with EngineClient(socket_path(home)) as client:
         app = RuneApp(client)
         async with app.run_test(size=SIZE) as pilot, asyncio.timeout(DEADLINE_S):
             records = [await client.create_session(SessionCreate(task=task)) for task in TASKS]

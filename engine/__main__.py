@@ -17,7 +17,7 @@ from pathlib import Path
 from engine.config import Config, home_directory, load_config
 from engine.core import Engine
 from engine.errors import EnvironmentUnfitError, ExitCode, RuneError
-from engine.lock import prepare_home
+from engine.home import prepare_home
 from engine.logs import log_to
 from engine.server import serve
 from registry.errors import RegistryError

@@ -23,10 +23,8 @@ from pydantic import (
 SCHEMA_VERSION = 1
 """Version of the event envelope and of exported trajectories."""
 
-ID_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
-"""Ids of tasks, sessions, jobs, adapters: no separator, no leading dot, at most 100 characters."""
-
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")]
+"""Ids of tasks, sessions, jobs, adapters: no separator, no leading dot, at most 100 characters."""
 
 
 class Frozen(BaseModel):
@@ -155,6 +153,11 @@ class Outcome(StrEnum):
     """Stopped on request."""
 
 
+PASSING = frozenset({Outcome.VERIFIED, Outcome.VERIFIED_IN_PROCESS})
+"""Outcomes that count as verified. `verified-in-process` is weaker, but only a task that asked for `in_process` can
+end so, and its author then asked for exactly that; its own word tells it apart."""
+
+
 class PhaseName(StrEnum):
     """The steps of the pipeline that a user sees."""
 
@@ -184,7 +187,6 @@ class SessionCreate(Frozen):
     task: TaskSpec
     run_id: Identifier | None = None
     """Groups the sessions of one batch; such a session waits for --resume after a crash instead of restarting."""
-    backend: str | None = None
     adapter: Identifier | None = None
 
 
@@ -210,6 +212,8 @@ class SessionRecord(Frozen):
     finished_at: str | None = None
     code: str | None = None
     """The final code; None until there is one, and in lists."""
+    summary: dict[str, JsonValue] | None = None
+    """`run_summary.json`: what it came to, by phase and subtask; None until it ran to an end, and in lists."""
 
 
 class AttemptRecord(Frozen):
@@ -350,6 +354,7 @@ class EngineStatus(Frozen):
     model_state: str
     """`stopped`, `starting`, `serving` or `failed`."""
     sandbox_level: str
+    """`strict`, `landlock` or `none`; empty in the first second, until the engine has looked."""
     sandbox_reason: str
     sessions_running: int
     sessions_queued: int

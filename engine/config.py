@@ -1,7 +1,8 @@
 """config.toml -> frozen models.
 
-Every default lives once, in the `config.toml` that ships with the program. RUNE_HOME/config.toml and `-c key=value`
-override single keys; an unknown key is an error that names the nearest valid one.
+Every default lives once, in the `config.toml` that ships with the program. RUNE_HOME/config.toml, then RUNE_BACKEND
+(of `inference.backend`), then `-c key=value` override single keys; an unknown key is an error that names the nearest
+valid one.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import ConfigError
+
+BACKEND_VARIABLE = "RUNE_BACKEND"
+"""Environment variable that stands for `inference.backend`: for one shell, where a file or an option is too much."""
 
 
 class _Section(BaseModel):
@@ -108,14 +113,24 @@ def home_directory() -> Path:
     return Path(os.environ.get("RUNE_HOME") or Path.home() / ".rune").expanduser().absolute()
 
 
+def program_version() -> str:
+    """The installed version of rune-tui. Reads the disk."""
+    try:
+        return version("rune-tui")
+    except PackageNotFoundError:
+        return "0+checkout"
+
+
 def defaults_path() -> Path:
     """The config.toml that ships with the program: inside the package when installed, beside it in a checkout."""
     installed = Path(__file__).with_name("config.toml")
     return installed if installed.exists() else Path(__file__).parent.parent / "config.toml"
 
 
-def load_config(user_file: Path | None = None, overrides: Iterable[str] = ()) -> Config:
-    """Defaults, then the user's file if it exists, then `section.key=value` overrides.
+def load_config(
+    user_file: Path | None = None, overrides: Iterable[str] = (), environment: Mapping[str, str] = os.environ
+) -> Config:
+    """Defaults, then the user's file if it exists, then RUNE_BACKEND, then `section.key=value` overrides.
 
     Args:
         user_file: None means RUNE_HOME/config.toml.
@@ -129,6 +144,8 @@ def load_config(user_file: Path | None = None, overrides: Iterable[str] = ()) ->
     path = user_file or home_directory() / "config.toml"
     if path.exists():
         _merge(merged, _read(path), str(path))
+    if backend := environment.get(BACKEND_VARIABLE):
+        merged["inference"]["backend"] = backend
     for override in overrides:
         _merge(merged, _parse_override(override), f"-c {override}")
     try:
@@ -136,7 +153,8 @@ def load_config(user_file: Path | None = None, overrides: Iterable[str] = ()) ->
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{place} = {first['input']!r}: {first['msg']}. Correct it in {path}.") from error
+        sources = f"{path}, {BACKEND_VARIABLE} or -c"
+        raise ConfigError(f"{place} = {first['input']!r}: {first['msg']}. Correct it in {sources}.") from error
 
 
 def _read(path: Path) -> Mapping[str, Any]:

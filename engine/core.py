@@ -6,8 +6,8 @@
 
 One task group holds every long-lived task (runner, snapshots, sandbox probe); one that dies stops the engine. What
 was taken is given back in the reverse order, so a dead database never loses a lock and a dead model server never
-loses a row. Parts that cost a start-up (LangGraph, the OpenAI client, the sandbox probe) come with the first
-session, not with the engine.
+loses a row. Parts that cost a start-up (LangGraph, the OpenAI client) come with the first session, not with the
+engine; the sandbox is looked at beside its first answers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
@@ -26,15 +25,15 @@ from typing import Self
 
 from engine import recovery
 from engine.api_models import EngineStatus, RunState, SessionCreate, SessionRecord, Trajectory
-from engine.config import Config
+from engine.config import Config, program_version
 from engine.errors import EnvironmentUnfitError
 from engine.events import Bus, Journal
+from engine.home import HomeLock, prepare_home
 from engine.jobs import Jobs
-from engine.lock import HomeLock, prepare_home
 from engine.runner import Runner, Work
 from engine.sessions import Sessions
 from engine.training.trajectories import TrajectoryStore
-from engine.work import Stores, Workshop
+from engine.workshop import Stores, Workshop
 from registry.clock import Clock, SystemClock, timestamp
 from registry.db import Database, Migrations
 from registry.errors import DatabaseError
@@ -91,7 +90,7 @@ class Engine:
     @asynccontextmanager
     async def _lock(self) -> AsyncGenerator[None]:
         await asyncio.to_thread(prepare_home, self.home)
-        self.version = await asyncio.to_thread(_version)
+        self.version = await asyncio.to_thread(program_version)
         lock = await asyncio.to_thread(HomeLock.acquire, self.home)
         try:
             yield
@@ -140,11 +139,14 @@ class Engine:
         try:
             async with self._workshop, asyncio.TaskGroup() as group:
                 runner = group.create_task(self._runner.run(), name="runner")
-                snapshots = group.create_task(self._snapshots(), name="snapshots")
+                beside = [group.create_task(self._snapshots(), name="snapshots")]
+                if self._work is None:
+                    beside.append(group.create_task(self._workshop.look_at_sandbox(), name="sandbox probe"))
                 try:
                     yield
                 finally:
-                    snapshots.cancel()
+                    for task in beside:
+                        task.cancel()
                     await self._stop(runner)
         except BaseExceptionGroup as failures:
             raise _cause(failures) from failures
@@ -245,10 +247,3 @@ def _cause(failure: BaseException) -> BaseException:
     while isinstance(failure, BaseExceptionGroup) and len(failure.exceptions) == 1:
         failure = failure.exceptions[0]
     return failure
-
-
-def _version() -> str:
-    try:
-        return version("rune-tui")
-    except PackageNotFoundError:
-        return "0"

@@ -1,4 +1,5 @@
-"""The engine's log: `logs/engine.log`, written by a thread of its own so that no line ever waits for the disk."""
+"""The engine's log: `logs/engine.log`, written by a thread of its own so that no line ever waits for the disk; and
+the end of any log, for an error message."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import logging
 import os
 import queue
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
 from pathlib import Path
 
@@ -44,3 +45,11 @@ def log_to(home: Path) -> Generator[Path]:
         root.removeHandler(handler)
         listener.stop()
         file.close()
+
+
+def tail(log: Path, limit_bytes: int) -> str:
+    """The last `limit_bytes` of a log file as text; empty where it cannot be read. Blocking."""
+    with suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - limit_bytes))
+        return file.read().decode(errors="replace").strip()
+    return ""

@@ -24,14 +24,12 @@ from starlette.types import ASGIApp
 
 from engine.core import Engine
 from engine.errors import ConfigError, EnvironmentUnfitError
+from engine.home import socket_path
 from engine.routes import adapters, events, problems, sessions, state
 from engine.routes.guards import RequestGuard, TokenGate
 
 TOKEN_BYTES = 32
 """256 bits."""
-
-MAX_SOCKET_PATH = 107
-"""Bytes of a Unix socket's path that the kernel takes."""
 
 MAX_CONNECTIONS = 256
 """Open at once; a client needs two. More are answered 503."""
@@ -67,7 +65,7 @@ async def serve(engine: Engine) -> None:
     app = create_app(engine)
     address = _loopback(engine.config.engine.tcp) if engine.config.engine.tcp else None
     async with AsyncExitStack() as stack:
-        listening = await stack.enter_async_context(_in_thread(_unix_socket(engine.home / "run" / "engine.sock")))
+        listening = await stack.enter_async_context(_in_thread(_unix_socket(socket_path(engine.home))))
         servers = [(_server(app), listening)]
         if address is not None:
             token = await stack.enter_async_context(_in_thread(_token(engine.home / "run" / "token")))
@@ -121,10 +119,6 @@ def _server(app: ASGIApp) -> _Server:
 @contextmanager
 def _unix_socket(path: Path) -> Generator[socket.socket]:
     """Bound with mode 0600 from its first instant. The caller holds the home's lock, so a file there is stale."""
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
-        raise EnvironmentUnfitError(
-            f"{path} is longer than the {MAX_SOCKET_PATH} bytes of a Unix socket's path; choose a shorter RUNE_HOME."
-        )
     path.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
+from pydantic import JsonValue
+
 from engine.api_models import (
     EventKind,
     Outcome,
@@ -41,8 +43,8 @@ _COLUMNS = (
     " run_id, created_at, started_at, finished_at"
 )
 _EXISTS = "SELECT 1 FROM jobs WHERE id = ?"
-_INSERT = "INSERT INTO sessions (id, task, run_id, adapter, backend) VALUES (?, ?, ?, ?, ?)"
-_SELECT = f"SELECT {_COLUMNS}, code {_FROM} WHERE id = ?"
+_INSERT = "INSERT INTO sessions (id, task, run_id, adapter) VALUES (?, ?, ?, ?)"
+_SELECT = f"SELECT {_COLUMNS}, code, summary {_FROM} WHERE id = ?"
 _PAGE = f"""
 SELECT {_COLUMNS} {_FROM}
 WHERE (:state IS NULL OR state = :state) AND (:run_id IS NULL OR run_id = :run_id)
@@ -52,7 +54,7 @@ ORDER BY number DESC LIMIT :limit OFFSET :offset
 _COUNTS = "SELECT state, COUNT(*) AS number FROM jobs WHERE kind = ? GROUP BY state"
 _UPDATE = """
 UPDATE sessions SET outcome = :outcome, phases = :phases, attempts = :attempts, tokens = :tokens, seconds = :seconds,
-       adapter = :adapter, backend = :backend, model = :model, sandbox_level = :sandbox_level, code = :code
+       backend = :backend, model = :model, sandbox_level = :sandbox_level, code = :code, summary = :summary
 WHERE id = :id
 """
 
@@ -66,11 +68,11 @@ class Changes:
     attempts: int | None = None
     tokens: int | None = None
     seconds: float | None = None
-    adapter: str | None = None
     backend: str | None = None
     model: str | None = None
     sandbox_level: str | None = None
     code: str | None = None
+    summary: Mapping[str, JsonValue] | None = None
 
     def given(self) -> dict[str, Any]:
         """The fields that are to change."""
@@ -109,7 +111,7 @@ class Sessions:
         session_id = self._free_id(tx)
         self._jobs.enqueue(tx, session_id, KIND, OnCrash.WAIT if body.run_id else OnCrash.REQUEUE)
         task = body.task.model_dump_json()
-        tx.execute(_INSERT, (session_id, task, body.run_id, body.adapter, body.backend or ""))
+        tx.execute(_INSERT, (session_id, task, body.run_id, body.adapter))
         record = _read(tx, session_id)
         self._record(tx, EventKind.CREATED, session_id, record.model_dump(mode="json"))
         return record
@@ -130,7 +132,7 @@ class Sessions:
         return await self._db.read(partial(_read, session_id=session_id))
 
     async def page(self, query: Query) -> list[SessionRecord]:
-        """The sessions that match, newest first, without their code."""
+        """The sessions that match, newest first, without their code and summary."""
         return await self._db.read(partial(_read_page, query=query))
 
     async def counts(self) -> dict[RunState, int]:
@@ -185,7 +187,8 @@ class Sessions:
         if not changed:
             return {}
         after = before.model_copy(update=changed).model_dump(mode="json")
-        tx.execute(_UPDATE, {**after, "task": None, "phases": json.dumps(after["phases"])})
+        texts = {name: json.dumps(after[name]) for name in ("phases", "summary") if after[name] is not None}
+        tx.execute(_UPDATE, {**after, "task": None, **texts})
         return {name: after[name] for name in changed}
 
     async def cancel(self, session_id: str) -> SessionRecord:
@@ -267,6 +270,5 @@ def _read_counts(reader: Reader) -> dict[RunState, int]:
 
 def _session(row: Row) -> SessionRecord:
     fields: dict[str, Any] = dict(row)
-    return SessionRecord.model_validate(
-        fields | {"task": json.loads(fields["task"]), "phases": json.loads(fields["phases"])}
-    )
+    texts = {name: json.loads(fields[name]) for name in ("task", "phases", "summary") if fields.get(name) is not None}
+    return SessionRecord.model_validate(fields | texts)

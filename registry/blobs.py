@@ -28,6 +28,7 @@ from registry.adapter_config import MAX_CONFIG_BYTES, AdapterConfig, check_base_
 from registry.clock import Clock
 from registry.crash import crash_point
 from registry.errors import AdapterRejected
+from registry.files import sync_directory
 from registry.safeload import CHUNK_BYTES, AdapterLimits, Scan, check_pairs, open_regular, scan
 
 WEIGHTS = "adapter_model.safetensors"
@@ -79,11 +80,7 @@ class SystemDisk:
 
     def fsync_directory(self, directory: Path) -> None:
         """Make the directory's names durable."""
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_directory(directory)
 
 
 @dataclass(frozen=True, slots=True)

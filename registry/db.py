@@ -36,8 +36,8 @@ from registry import migrate, snapshots
 from registry.clock import Clock
 from registry.crash import crash_point
 from registry.errors import DatabaseBusy, DatabaseClosed, DatabaseDamaged, DatabaseError, DatabaseUnwritable
+from registry.files import run_to_end
 from registry.migrate import Migrations
-from registry.threads import run_to_end
 
 __all__ = ["SQLITE_VERSION", "Connection", "Database", "IntegrityError", "Migrations", "Reader", "Row", "Transaction"]
 
@@ -389,12 +389,12 @@ def _prepare(connection: Connection, path: Path, known: Sequence[migrate.Migrati
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     missing = migrate.pending(connection, known)
     if missing and tables:
-        _snapshot(path, clock, keep=snapshots.DEFAULT_KEPT)
+        _snapshot(path, clock, keep=None)  # how many are kept is the engine's to say
     if missing or not tables:
         migrate.apply(connection, missing, clock)
 
 
-def _snapshot(path: Path, clock: Clock, keep: int) -> Path:
+def _snapshot(path: Path, clock: Clock, keep: int | None) -> Path:
     uri = _uri(path, "ro")  # without query_only: VACUUM INTO writes, though not to this file
     with _translated(path), closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
         return snapshots.take(connection, path, clock, keep)

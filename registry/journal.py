@@ -28,21 +28,6 @@ class Recorder(Protocol):
         ...
 
 
-class NullRecorder:
-    """For a registry that nobody listens to: a tool that only reads, a benchmark."""
-
-    def record(
-        self,
-        tx: Transaction,
-        *,
-        kind: str,
-        subject: str,
-        payload: Mapping[str, object],
-        session_id: str | None = None,
-    ) -> None:
-        """Do nothing."""
-
-
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """One event as `MemoryRecorder` keeps it."""
@@ -55,7 +40,7 @@ class Recorded:
 
 @dataclass(slots=True)
 class MemoryRecorder:
-    """Keeps the events of committed transactions in a list: for tests."""
+    """Keeps the events of committed transactions in a list: for tests and benchmarks."""
 
     events: list[Recorded] = field(default_factory=list[Recorded])
 

@@ -24,6 +24,7 @@ from registry.clock import Clock
 from registry.crash import crash_point
 from registry.db import Database, Reader
 from registry.errors import AdapterArchived, AdapterQuarantined, AdapterRejected, TransitionRefused
+from registry.files import run_to_end
 from registry.journal import Recorder
 from registry.migrate import REGISTRY as MIGRATIONS
 from registry.models import (
@@ -41,7 +42,6 @@ from registry.models import (
 )
 from registry.queries import AdapterQuery, LineageDag, Page
 from registry.safeload import AdapterLimits
-from registry.threads import run_to_end
 
 __all__ = ["MIGRATIONS", "AdapterLimits", "AdapterQuery", "LineageDag", "Page", "Registry"]
 

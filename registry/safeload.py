@@ -48,8 +48,8 @@ _EXPONENTS = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
 class AdapterLimits:
     """How large an adapter may be."""
 
-    max_bytes: int = 512 << 20
-    max_rank: int = 256
+    max_bytes: int
+    max_rank: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,10 @@ from typing import TYPE_CHECKING
 
 from registry.clock import Clock
 from registry.errors import DatabaseDamaged
+from registry.files import sync_directory
 
 if TYPE_CHECKING:
     from registry.db import Connection
-
-DEFAULT_KEPT = 5
-"""Snapshots kept when the database takes one by itself, before migrating."""
 
 _MAGIC = b"SQLite format 3\0"
 _NAME = re.compile(r"(?P<stem>.+)-(?P<stamp>\d{8}T\d{12})-(?P<digest>[0-9a-f]{64})\.db")
@@ -80,9 +78,9 @@ def opening_lock(path: Path) -> Generator[None]:
         os.close(descriptor)
 
 
-def take(connection: Connection, path: Path, clock: Clock, keep: int) -> Path:
-    """Copy the database through `connection` into a new snapshot; the oldest beyond `keep` are removed."""
-    assert keep >= 1
+def take(connection: Connection, path: Path, clock: Clock, keep: int | None) -> Path:
+    """Copy the database through `connection` into a new snapshot; the oldest beyond `keep` are removed, if it says."""
+    assert keep is None or keep >= 1
     directory = snapshot_directory(path)
     directory.mkdir(mode=0o700, exist_ok=True)
     partial = directory / f".{clock.hex_id(16)}.part"
@@ -95,8 +93,8 @@ def take(connection: Connection, path: Path, clock: Clock, keep: int) -> Path:
         partial.rename(final)
     finally:
         partial.unlink(missing_ok=True)
-    _sync_directory(directory)
-    for old in list_snapshots(path)[keep:]:
+    sync_directory(directory)
+    for old in [] if keep is None else list_snapshots(path)[keep:]:
         old.unlink(missing_ok=True)
     return final
 
@@ -125,9 +123,9 @@ def restore_snapshot(path: Path, clock: Clock, snapshot: Path | None = None) -> 
             present = path.with_name(path.name + suffix)
             if present.exists():
                 present.rename(path.with_name(f"{path.name}.damaged-{stamp}{suffix}"))
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
         partial.rename(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     return whole
 
 
@@ -140,11 +138,3 @@ def _sync_and_digest(file: Path) -> str:
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

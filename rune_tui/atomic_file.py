@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from registry.crash import crash_point
+from registry.files import sync_directory
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -41,13 +42,5 @@ def atomic_writer(path: Path) -> Generator[Callable[[str], object]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     crash_point("summary.after_rename")
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

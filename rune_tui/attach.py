@@ -119,13 +119,17 @@ async def read_snapshot(client: EnginePort) -> Snapshot:
 
 async def read_adapters(client: EnginePort) -> tuple[AdapterRecord, ...]:
     """All adapters, archived ones too: they are part of the lineage."""
+    return (*await _adapters(client, archived=False), *await _adapters(client, archived=True))[:MAX_ADAPTERS]
+
+
+async def _adapters(client: EnginePort, *, archived: bool) -> list[AdapterRecord]:
     found: list[AdapterRecord] = []
     while len(found) < MAX_ADAPTERS:
-        page = await client.adapters(archived=True, sort="created", limit=PAGE, offset=len(found))
+        page = await client.adapters(archived=archived, sort="created", limit=PAGE, offset=len(found))
         found.extend(page)
         if len(page) < PAGE:
             break
-    return tuple(found)
+    return found
 
 
 class Attachment:

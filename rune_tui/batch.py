@@ -27,7 +27,7 @@ from engine.config import Config, load_config
 from engine.errors import ConflictError, ExitCode, InputError, RuneError
 from rune_tui.atomic_file import write_atomically
 from rune_tui.batch_input import Batch, read_batch
-from rune_tui.batch_output import check_destination, check_file_destination, write_task
+from rune_tui.batch_output import check_destination, check_file_destination, write_run, write_task
 from rune_tui.batch_plan import Move, Step, last_run, plan, run_name
 from rune_tui.batch_records import TaskResult, count, exit_code, launch_record, task_result
 from rune_tui.client import EngineClient
@@ -40,9 +40,6 @@ AHEAD = 4
 
 CANCEL_DEADLINE_S = 20.0
 """An interrupted batch waits this long for its sessions to reach a safe point."""
-
-PAGE = 200
-"""Sessions of one read of the last run."""
 
 Emit = Callable[[Mapping[str, object]], None]
 
@@ -101,7 +98,7 @@ def prepare(options: BatchOptions) -> tuple[Batch, Config]:
     config = load_config(options.home / "config.toml", overrides)
     batch = read_batch(options.source)
     if options.output is not None:
-        check_destination(options.output)
+        check_destination(options.output, batch)
     if options.junit is not None:
         check_file_destination("--junit", options.junit)
     return batch, config
@@ -126,14 +123,7 @@ async def _steps(batch: Batch, client: EngineClient, *, resume: bool) -> tuple[s
     if not resume or last == 0:
         return run_name(batch.path, last + 1), plan(batch.tasks, ())
     run_id = run_name(batch.path, last)
-    return run_id, plan(batch.tasks, await _all_sessions(client, run_id))
-
-
-async def _all_sessions(client: EngineClient, run_id: str) -> list[SessionRecord]:
-    found: list[SessionRecord] = []
-    while page := await client.sessions(run_id=run_id, limit=PAGE, offset=len(found)):
-        found.extend(page)
-    return found
+    return run_id, plan(batch.tasks, await client.all_sessions(run_id=run_id))
 
 
 def _launch(batch: Batch, attached: Attached, run_id: str) -> dict[str, object]:
@@ -148,8 +138,7 @@ def _launch(batch: Batch, attached: Attached, run_id: str) -> dict[str, object]:
 
 def _greet(voice: Narrator, options: BatchOptions, attached: Attached, steps: tuple[Step, ...]) -> None:
     status = attached.status
-    sandbox = f", sandbox {status.sandbox_level}" if status.sandbox_level else ""  # unknown before the first run
-    voice.say(f"{len(steps)} tasks, backend {status.backend}{sandbox}")
+    voice.say(f"{len(steps)} tasks, backend {status.backend}, sandbox {status.sandbox_level or 'unknown'}")
     if options.resume and all(step.move is Move.START for step in steps):
         voice.say("nothing to resume: no earlier run of this input has these tasks; starting anew")
 
@@ -182,7 +171,7 @@ class _Run:
         if interrupted:
             await self._cancel_open()
         counts = count(self._progress.results, len(batch.tasks))
-        await self._write_junit(batch)
+        await asyncio.to_thread(self._write_files, batch)
         done = counts.record(run_id=self._run_id, seconds=self._seconds(), interrupted=interrupted)
         await asyncio.to_thread(self._emit, done)
         await asyncio.to_thread(self._voice.say, self._farewell(interrupted=interrupted))
@@ -288,11 +277,12 @@ class _Run:
             self._progress.open.pop(session_id, None)
             await self._report(session)
 
-    async def _write_junit(self, batch: Batch) -> None:
-        if self._options.junit is None:
-            return
-        text = junit_xml(batch.path.name, self._progress.results)
-        await asyncio.to_thread(write_atomically, self._options.junit, text)
+    def _write_files(self, batch: Batch) -> None:
+        """Those of the whole batch."""
+        if self._options.output is not None:
+            write_run(self._options.output, self._progress.results)
+        if self._options.junit is not None:
+            write_atomically(self._options.junit, junit_xml(batch.path.name, self._progress.results))
 
     def _farewell(self, *, interrupted: bool) -> str:
         if interrupted:

@@ -3,7 +3,8 @@
 DIR/<task id>/final.py            the final code, when there is any
 DIR/<task id>/subtasks/<name>.py  the code of each subtask of a project
 DIR/<task id>/trajectory.json     every attempt, complete
-DIR/<task id>/run_summary.json    the same by phase and subtask
+DIR/<task id>/run_summary.json    the session's summary by phase and subtask, when it ran to an end
+DIR/run_summary.json              a list: how each task ended, as on stdout
 """
 
 from __future__ import annotations
@@ -11,24 +12,31 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from engine.api_models import Trajectory
 from engine.errors import InputError
 from rune_tui.atomic_file import write_atomically
-from rune_tui.batch_input import printable
-from rune_tui.run_summary import run_summary, subtask_code
+from rune_tui.batch_input import Batch, printable
+from rune_tui.batch_records import TaskResult
+
+SUMMARY = "run_summary.json"
 
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
 _NAME_LENGTH = 60
 
 
-def check_destination(directory: Path) -> None:
-    """Refuse a directory that results could not be written to; creates nothing.
+def check_destination(directory: Path, batch: Batch) -> None:
+    """Refuse a directory that the batch's results could not be written to; creates nothing.
 
     Raises:
-        InputError: it is a file, or it (or its nearest existing parent) cannot be written.
+        InputError: it is a file, or it (or its nearest existing parent) cannot be written, or a task has the name of
+            the batch's own file.
     """
+    if any(task.id == SUMMARY for task in batch.tasks):
+        raise InputError(f"--output: a task has the id {SUMMARY}, which is a file of the batch; rename it.")
     existing = directory.absolute()
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
@@ -53,26 +61,42 @@ def check_file_destination(option: str, path: Path) -> None:
 
 
 def write_task(directory: Path, trajectory: Trajectory) -> None:
-    """All files of one task.
+    """All files of one task; the summary comes last: where it is, the others are complete.
 
     Raises:
         OSError: the disk is full, or the directory has gone.
     """
-    folder = directory / trajectory.session.task.id  # an Identifier: no separator, no leading dot
+    session = trajectory.session
+    folder = directory / session.task.id  # an Identifier: no separator, no leading dot
     folder.mkdir(parents=True, exist_ok=True)
-    if trajectory.session.code is not None:
-        write_atomically(folder / "final.py", trajectory.session.code)
-    _write_subtasks(folder / "subtasks", subtask_code(trajectory.attempts))
+    if session.code is not None:
+        write_atomically(folder / "final.py", session.code)
     write_atomically(folder / "trajectory.json", trajectory.model_dump_json(indent=2) + "\n")
-    write_atomically(folder / "run_summary.json", json.dumps(run_summary(trajectory), indent=2) + "\n")
+    if session.summary is not None:
+        _write_subtasks(folder / "subtasks", session.summary)
+        write_atomically(folder / SUMMARY, _json(session.summary))
 
 
-def _write_subtasks(folder: Path, codes: dict[str, str]) -> None:
-    if not codes:
-        return
-    folder.mkdir(exist_ok=True)
-    for number, (name, code) in enumerate(codes.items(), start=1):
-        write_atomically(folder / f"{number:02d}-{_file_name(name)}.py", code)
+def write_run(directory: Path, results: Iterable[TaskResult]) -> None:
+    """The file of the whole batch.
+
+    Raises:
+        OSError: as `write_task`.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / SUMMARY, _json([result.record() for result in results]))
+
+
+def _write_subtasks(folder: Path, summary: dict[str, Any]) -> None:
+    written = [part for part in summary["subtasks"] if part["code"]]
+    if written:
+        folder.mkdir(exist_ok=True)
+    for number, part in enumerate(written, start=1):
+        write_atomically(folder / f"{number:02d}-{_file_name(part['name'])}.py", part["code"])
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2) + "\n"
 
 
 def _file_name(name: str) -> str:

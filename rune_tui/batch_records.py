@@ -12,10 +12,6 @@ from dataclasses import asdict, dataclass
 from engine.api_models import EngineStatus, Outcome, RunState, SessionRecord
 from engine.errors import ExitCode
 
-PASSING = frozenset({Outcome.VERIFIED, Outcome.VERIFIED_IN_PROCESS})
-"""Outcomes that the exit code takes as verified. `verified-in-process` is weaker, but only a task that asked for
-`in_process` can end so, and its author then asked for exactly that; its own word in the record tells it apart."""
-
 
 @dataclass(frozen=True)
 class TaskResult:

@@ -32,6 +32,12 @@ COMMANDS = {
 """Name -> one line of help. The module is `rune_tui.commands.<name>`, its command the attribute `command`."""
 
 EPILOG = """\b
+Environment:
+  RUNE_HOME     data directory, where --home does not say
+  RUNE_BACKEND  backend, where neither --backend nor -c says
+  RUNE_DEBUG=1  traceback of an error
+
+\b
 Exit codes:
   0    done; with --batch: every task ended verified (or verified-in-process, where the task asked for in_process)
   1    --batch ran to its end and at least one task is not verified
@@ -73,19 +79,10 @@ class LazyGroup(click.Group):
 
 def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        click.echo(f"rune-tui {version()}")
+        from engine.config import program_version
+
+        click.echo(f"rune-tui {program_version()}")
         ctx.exit()
-
-
-def version() -> str:
-    """The installed version."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
-
-    try:
-        return installed("rune-tui")
-    except PackageNotFoundError:
-        return "0+checkout"
 
 
 _PATH = click.Path(path_type=Path)

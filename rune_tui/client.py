@@ -41,6 +41,9 @@ IDLE_STREAM_TIMEOUT_S = 60.0
 RECONNECT_DELAYS_S = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Waits between tries to get an event stream back; after the last the stream gives up."""
 
+PAGE = 200
+"""Sessions of one read of all."""
+
 _SESSIONS = TypeAdapter(tuple[SessionRecord, ...])
 _ADAPTERS = TypeAdapter(tuple[AdapterRecord, ...])
 
@@ -99,9 +102,18 @@ class EngineClient:
     async def sessions(
         self, *, state: str | None = None, run_id: str | None = None, limit: int = 100, offset: int = 0
     ) -> tuple[SessionRecord, ...]:
-        """A page of sessions, newest first, without their code."""
+        """A page of sessions, newest first, without their code and summary."""
         query = {"state": state, "run_id": run_id, "limit": limit, "offset": offset}
         return _SESSIONS.validate_python(await self._call("GET", "/sessions", query=query))
+
+    async def all_sessions(self, *, run_id: str | None = None) -> tuple[SessionRecord, ...]:
+        """Every session, newest first, without their code and summary."""
+        found: dict[str, SessionRecord] = {}  # sessions that begin meanwhile shift the pages: one may come twice
+        offset = 0
+        while page := await self.sessions(run_id=run_id, limit=PAGE, offset=offset):
+            found |= {session.id: session for session in page}
+            offset += len(page)
+        return tuple(found.values())
 
     async def session(self, session_id: str) -> SessionRecord:
         """One session, whole."""

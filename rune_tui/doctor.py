@@ -22,10 +22,11 @@ from pathlib import Path
 from engine.config import Config, load_config
 from engine.device.hardware import Hardware, probe
 from engine.errors import ConfigError, ExitCode, ModelNotFoundError, RuneError
+from engine.home import socket_path
 from engine.inference.model_files import model_path
 from engine.sandbox.types import ORDER, Level
 from registry.db import SQLITE_VERSION
-from rune_tui.host import running_engine, socket_path
+from rune_tui.host import running_engine
 from rune_tui.terminal_text import visible_line
 
 LOW_MEMORY_MB = 1024

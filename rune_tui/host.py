@@ -17,13 +17,15 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.api_models import EngineStatus
 from engine.config import Config
 from engine.errors import EngineUnreachableError, EnvironmentUnfitError
+from engine.home import prepare_home, socket_path
+from engine.logs import log_to, tail
 from rune_tui.client import EngineClient
 from rune_tui.terminal_text import visible_line
 
@@ -35,8 +37,8 @@ STOP_DEADLINE_S = 30.0
 
 POLL_S = 0.05
 
-MAX_SOCKET_PATH = 107
-"""sockaddr_un holds 108 bytes with the closing zero."""
+SANDBOX_DEADLINE_S = 5.0
+"""An engine has looked at its sandbox within a second of its start; what it knows then must do."""
 
 MAX_TAIL_BYTES = 4096
 LOG_TAIL_LINES = 5
@@ -49,20 +51,6 @@ class Attached:
     client: EngineClient
     status: EngineStatus
     embedded: bool
-
-
-def socket_path(home: Path) -> Path:
-    """Where the engine of this home listens.
-
-    Raises:
-        EnvironmentUnfitError: the path is longer than a Unix socket's may be.
-    """
-    path = home / "run" / "engine.sock"
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
-        raise EnvironmentUnfitError(
-            f"RUNE_HOME {visible_line(str(home))} is too long a path for a Unix socket; choose a shorter one."
-        )
-    return path
 
 
 async def running_engine(home: Path) -> EngineStatus | None:
@@ -80,13 +68,22 @@ async def engine_client(config: Config, home: Path) -> AsyncGenerator[Attached]:
     Raises:
         EnvironmentUnfitError: the engine cannot start here; the message has the remedy.
     """
-    status = await running_engine(home)
-    if status is not None:
-        async with EngineClient(socket_path(home)) as client:
-            yield Attached(client, status, embedded=False)
-        return
-    async with embedded_engine(config, home), EngineClient(socket_path(home)) as client:
-        yield Attached(client, await client.health(), embedded=True)
+    embedded = await running_engine(home) is None
+    async with AsyncExitStack() as stack:
+        if embedded:
+            await stack.enter_async_context(embedded_engine(config, home))
+        client = await stack.enter_async_context(EngineClient(socket_path(home)))
+        yield Attached(client, await sandbox_known(client), embedded)
+
+
+async def sandbox_known(client: EngineClient) -> EngineStatus:
+    """The engine's status once it has looked at its sandbox; as it is when that takes too long."""
+    deadline = time.monotonic() + SANDBOX_DEADLINE_S
+    status = await client.health()
+    while not status.sandbox_level and time.monotonic() < deadline:
+        await asyncio.sleep(POLL_S)
+        status = await client.health()
+    return status
 
 
 @asynccontextmanager
@@ -98,8 +95,6 @@ async def embedded_engine(config: Config, home: Path) -> AsyncGenerator[None]:
         EnvironmentUnfitError: it cannot start here.
     """
     from engine.core import Engine
-    from engine.lock import prepare_home
-    from engine.logs import log_to
     from engine.server import serve
     from registry.clock import SystemClock
 
@@ -212,16 +207,12 @@ def _alive(pid: int) -> bool:
 
 def _output_file(home: Path) -> Path:
     """Where the engine's own stdout and stderr go: empty but for what keeps it from starting or ends it."""
-    directory = home / "logs"
-    for folder in (home, directory):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    output = directory / "engine.out"
+    prepare_home(home)
+    output = home / "logs" / "engine.out"
     output.touch(mode=0o600)
     return output
 
 
 def _tail(output: Path) -> str:
-    with output.open("rb") as file:
-        file.seek(max(0, output.stat().st_size - MAX_TAIL_BYTES))
-        lines = file.read().decode("utf-8", "replace").strip().splitlines()
+    lines = tail(output, MAX_TAIL_BYTES).splitlines()
     return visible_line(" | ".join(lines[-LOG_TAIL_LINES:])) or "it wrote nothing"

@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
-from engine.api_models import Outcome
-from rune_tui.batch_records import PASSING, TaskResult
+from engine.api_models import PASSING, Outcome
+from rune_tui.batch_records import TaskResult
 from rune_tui.terminal_text import visible_line
 
 if TYPE_CHECKING:

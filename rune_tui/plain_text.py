@@ -39,11 +39,12 @@ TAB = "    "
 _BREAKS = re.compile(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 # A sequence ends where its standard says; one that never ends loses its introducer only, so that nothing can hide
-# the rest of a text behind an unterminated OSC.
+# the rest of a text behind an unterminated OSC. No body holds an introducer: a text of nothing but introducers would
+# be searched to its end from each of them.
 _SEQUENCES = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]{0,64}[ -/]{0,8}[@-~]"  # CSI
-    r"|(?:\x1b\]|\x9d)[^\x07\x1b\x9c\n]{0,100000}(?:\x07|\x1b\\|\x9c)"  # OSC
-    r"|(?:\x1b[PX^_]|[\x90\x98\x9e\x9f])[^\x1b\x9c\n]{0,100000}(?:\x1b\\|\x9c)"  # DCS, SOS, PM, APC
+    r"|(?:\x1b\]|\x9d)[^\x07\x1b\x80-\x9f\n]{0,100000}(?:\x07|\x1b\\|\x9c)"  # OSC
+    r"|(?:\x1b[PX^_]|[\x90\x98\x9e\x9f])[^\x1b\x80-\x9f\n]{0,100000}(?:\x1b\\|\x9c)"  # DCS, SOS, PM, APC
     r"|\x1b[ -/]{0,8}[0-Z\\^-~]"  # two-character escapes, but not an unterminated CSI or OSC
 )
 

@@ -57,6 +57,8 @@ def json_value(data: Any) -> Any:
             return [json_value(item) for item in items]
         case ["t", items]:
             return tuple(json_value(item) for item in items)
+        case ["n", _, items]:  # a named tuple is a tuple
+            return tuple(json_value(item) for item in items)
         case ["d", pairs]:
             if all(type(key) is str for key, _ in pairs):
                 return {key: json_value(value) for key, value in pairs}

@@ -6,6 +6,7 @@ import compileall
 import functools
 import importlib.util
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,10 @@ PYTEST_PARTS = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygmen
 """What pytest is made of: these directories of site-packages are shown to the judge, and no others."""
 
 
+_RESERVED = frozenset(sys.stdlib_module_names).union(PYTEST_PARTS, ("py",))
+"""Modules that decide about tests, or that tests decide with: never the solution's."""
+
+
 @dataclass(frozen=True)
 class Solution:
     """Generated code, with the project that it belongs to."""
@@ -45,9 +50,12 @@ class Solution:
     """Function that the task asks for: the candidate of `check(candidate)`."""
 
     def module_names(self) -> list[str]:
-        """Top-level modules that tests may import from the solution's process."""
+        """Top-level modules that tests may import from the solution's process.
+
+        A file named like a module of Python or of pytest is none of them: tests that say `import math` get Python's.
+        """
         roots = {path.split("/")[0].removesuffix(".py") for path in self.files if path.endswith(".py")}
-        return sorted({SOLUTION, *(root for root in roots if root.isidentifier())})
+        return sorted({SOLUTION, *(root for root in roots if root.isidentifier() and root not in _RESERVED)})
 
 
 def subject(solution: Solution, channel: tuple[int, int], limits: Limits) -> Program:

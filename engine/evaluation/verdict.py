@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
+
+
+def _make_storable(record: TestFailure | Verdict) -> None:
+    """Replace half surrogates, which the code under test may put into any text, and no UTF-8 can hold."""
+    for one in fields(record):
+        value = getattr(record, one.name)
+        if isinstance(value, str) and not value.isascii():
+            object.__setattr__(record, one.name, value.encode("utf-8", "replace").decode("utf-8"))
 
 
 class Strength(StrEnum):
@@ -36,6 +44,9 @@ class TestFailure:
 
     __test__ = False  # not a test class, whatever pytest thinks of the name
 
+    def __post_init__(self) -> None:
+        _make_storable(self)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -63,6 +74,7 @@ class Verdict:
     notes: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
+        _make_storable(self)
         assert not self.passed or (self.ran > 0 and self.failed == 0 and not self.timed_out), "a pass that is none"
 
     @property

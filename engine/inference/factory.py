@@ -1,29 +1,15 @@
-"""Which client for which backend: one instance per (kind, url), and an override by the environment."""
+"""Which client for which backend: one instance per (kind, url)."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 
 from engine.inference.openai_client import Endpoint, OpenAIProvider
 from engine.inference.provider import Capabilities, Provider
 
-BACKEND_VARIABLE = "RUNE_BACKEND"
 _ALL = Capabilities(adapters=True, json_schema=True, logprobs=True, sleep=True)
 CAPABILITIES: Mapping[str, Capabilities] = {"llamacpp": _ALL, "scripted": _ALL}
 """Every kind there is, and what it can do. A further backend is a further line."""
-
-
-def backend_kind(configured: str, environment: Mapping[str, str] = os.environ) -> str:
-    """RUNE_BACKEND, or what the configuration says.
-
-    Raises:
-        ValueError: no such kind; names those there are.
-    """
-    kind = environment.get(BACKEND_VARIABLE) or configured
-    if kind not in CAPABILITIES:
-        raise ValueError(f"unknown backend {kind!r}: choose one of {', '.join(sorted(CAPABILITIES))}")
-    return kind
 
 
 class ProviderFactory:
@@ -37,9 +23,10 @@ class ProviderFactory:
         """The provider of this kind at this url; the first call for a pair decides its other settings.
 
         Raises:
-            ValueError: no such kind.
+            ValueError: no such kind; names those there are.
         """
-        kind = backend_kind(kind, {})
+        if kind not in CAPABILITIES:
+            raise ValueError(f"unknown backend {kind!r}: choose one of {', '.join(sorted(CAPABILITIES))}")
         made = self._made.get((kind, url))
         if made is None:
             endpoint = Endpoint(kind, url, model, key, CAPABILITIES[kind], timeout_s, retries)

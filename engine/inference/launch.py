@@ -27,10 +27,11 @@ from pathlib import Path
 
 from engine.config import Config
 from engine.errors import ProviderError, ProviderTimeoutError
-from engine.inference.factory import ProviderFactory, backend_kind
+from engine.inference.factory import ProviderFactory
 from engine.inference.model_files import model_path
 from engine.inference.openai_client import UNIX_SCHEME, import_library
 from engine.inference.provider import Provider
+from engine.logs import tail
 from registry.clock import Clock
 
 KEY_VARIABLE = "RUNE_SIDECAR_KEY"
@@ -84,14 +85,10 @@ class ModelServer:
     """The owner of the sidecar process. Lives on one event loop; `stop` it before the loop ends."""
 
     def __init__(self, config: Config, home: Path, clock: Clock) -> None:
-        """Starts nothing.
-
-        Raises:
-            ValueError: RUNE_BACKEND or the configuration names an unknown backend.
-        """
+        """Starts nothing."""
         self._config = config
         self._clock = clock
-        self._kind = backend_kind(config.inference.backend)
+        self._kind = config.inference.backend
         self._paths = _Paths(_socket_path(home), home / "logs" / "model-server.log", home / "run" / "model-scratch")
         self._key = secrets.token_hex(32)
         self._factory = ProviderFactory()
@@ -205,7 +202,9 @@ class ModelServer:
         arguments += ["--uds", str(self._paths.socket), "--model-name", self._config.model.base_id]
         arguments += ["--context", str(self._config.model.context_tokens), "--parallel", str(inference.parallel)]
         arguments += ["--threads", str(inference.threads), "--scratch", str(self._paths.scratch)]
-        arguments += ["--max-adapters", str(inference.max_adapters), "--max-rank", str(self._config.registry.max_rank)]
+        arguments += ["--max-adapters", str(inference.max_adapters)]
+        registry = self._config.registry
+        arguments += ["--max-adapter-mb", str(registry.max_adapter_mb), "--max-rank", str(registry.max_rank)]
         match self._kind:
             case "scripted" if inference.script:
                 arguments += ["--script", str(Path(inference.script).expanduser())]
@@ -249,10 +248,8 @@ class ModelServer:
         return f"The model server {how} while it started. {await asyncio.to_thread(self._log_tail)}"
 
     def _log_tail(self) -> str:
-        with suppress(OSError), self._paths.log.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL_BYTES))
-            return f"{self._paths.log} ends: {log.read().decode(errors='replace').strip()}"
-        return f"There is no log at {self._paths.log}."
+        end = tail(self._paths.log, TAIL_BYTES)
+        return f"{self._paths.log} ends: {end}" if end else f"{self._paths.log} says nothing."
 
     async def _end_child(self) -> None:
         child = self._child

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import os
-from functools import lru_cache
 from pathlib import Path
 
 from engine.config import Config
@@ -43,15 +40,3 @@ def model_path(config: Config) -> Path:
     if not path.is_file():
         raise ModelNotFoundError(f"model.path = {str(path)!r}: there is no such file.")
     return path
-
-
-def model_digest(path: Path) -> str:
-    """sha256 of the file, in hex. Blocks while it reads (98 MB: 0.3 s); computed again only when the file changes."""
-    facts = os.stat(path)
-    return _digest(path, facts.st_ino, facts.st_size, facts.st_mtime_ns)
-
-
-@lru_cache(maxsize=16)
-def _digest(path: Path, _inode: int, _size: int, _mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,8 @@ CREATE TABLE sessions (
     backend       TEXT    NOT NULL DEFAULT '',
     model         TEXT    NOT NULL DEFAULT '',
     sandbox_level TEXT    NOT NULL DEFAULT '',
-    code          TEXT
+    code          TEXT,
+    summary       TEXT
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX sessions_by_run ON sessions (run_id) WHERE run_id IS NOT NULL;

@@ -26,26 +26,43 @@ def target_text(task: TaskSpec, *, with_tests: bool = True) -> str:
     """What the solution must define, and how it is tested, from what the model may see; hidden tests never are."""
     lines: list[str] = []
     name = task.cases.function if task.cases is not None else task.entry_point
-    if name:
+    if name and _tight(f"def {name}(") not in _tight(task.prompt):
         lines.append(f"The program must define the function {name}.")
     if task.cases is not None:
         lines += [example(task.cases, case) for case in task.cases.items[:MAX_EXAMPLES]]
-    if with_tests and task.tests is not None:
-        lines += ["It is tested with:", test_examples(task.tests)]
+    tests = shown_tests(task) if with_tests else ""
+    if tests:
+        lines += ["It is tested with:", tests]
     return "\n".join(lines)
 
 
-def test_examples(source: str) -> str:
-    """The assertions of a test source without what surrounds them; the whole source where it has none.
+def shown_tests(task: TaskSpec) -> str:
+    """The assertions of the visible tests without what surrounds them; the whole source where there are none.
 
     A small model that sees a test function calls it, or writes it again; a line that must hold it tends to satisfy.
+    What the task's own text shows already is not shown twice: the embedded model then rambles instead of answering.
     """
+    source = task.tests or ""
     tree = parse_python(source)
     if tree is None:
         return source.strip()
     found = [node for node in ast.walk(tree) if isinstance(node, ast.Assert) or _is_unittest_assertion(node)]
-    lines = [ast.unparse(node) for node in sorted(found, key=lambda node: getattr(node, "lineno", 0))]
-    return "\n".join(dict.fromkeys(lines)) or source.strip()
+    if not found:
+        return source.strip()
+    shown = _tight(task.prompt)
+    new = [node for node in found if not _is_shown(node, source, shown)]
+    lines = [ast.unparse(node) for node in sorted(new, key=lambda node: getattr(node, "lineno", 0))]
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _is_shown(assertion: ast.AST, source: str, shown: str) -> bool:
+    """Whether every call of a function by its name in the assertion stands in `shown`, with these arguments."""
+    calls = [node for node in ast.walk(assertion) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    return bool(calls) and all(_tight(ast.get_source_segment(source, call) or "") in shown for call in calls)
+
+
+def _tight(text: str) -> str:
+    return "".join(text.split())
 
 
 def _is_unittest_assertion(node: ast.AST) -> bool:

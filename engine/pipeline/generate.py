@@ -10,7 +10,7 @@ from typing import cast
 from engine.api_models import PhaseName, StreamChunk
 from engine.errors import ContextOverflowError, ProviderError
 from engine.inference.provider import Delta, FinishReason, Message, Request, Sampling
-from engine.pipeline.budget import TokenBudget
+from engine.pipeline.limits import TokenBudget
 from engine.pipeline.parts import Parts
 from engine.pipeline.prompts import SHRINK, Prompt
 from engine.pipeline.turns import Ask
@@ -84,7 +84,7 @@ def _request(parts: Parts, prompt: Prompt, call: Call) -> Request:
     settings = parts.generation
     sampling = Sampling(call.max_tokens, call.temperature, settings.top_p, settings.repetition_penalty, call.seed)
     messages = (Message("system", prompt.system), Message("user", prompt.user))
-    return Request(messages, sampling, adapter=parts.adapter)
+    return Request(messages, sampling, adapter=parts.adapter_digest)
 
 
 def _chunk(call: Call, text: str) -> StreamChunk:

@@ -98,13 +98,6 @@ def parse_diagnosis(text: str, names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def first_sentence(text: str) -> str:
-    """To the first full stop that ends a sentence, or the first line."""
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    match = re.match(r"(.+?[.!?])(?:\s|$)", line)
-    return match[1] if match else line
-
-
 def project_label(prompt: str) -> str:
     """First sentence of the prompt, to the first full stop; else the first line."""
     before, stop, _ = prompt.strip().partition(".")

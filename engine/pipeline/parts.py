@@ -66,15 +66,14 @@ class Parts:
     checkpoints: Path
     """The file of LangGraph's checkpointer: `home/checkpoints.db`."""
     clock: Clock
-    parallel: int = 4
+    parallel: int
     """Subtasks that are worked on side by side; `inference.parallel`."""
     adapter: str | None = None
-    """Name of a loaded adapter, or None for the base model."""
+    """Id of the adapter that every phase uses, or None for the base model."""
     adapter_digest: str | None = None
+    """Its digest: the name that the model server has it under."""
     backend: str = ""
     model: str = ""
-    output: Path | None = None
-    """Directory that gets final.py, one file a subtask and run_summary.json; None writes no file."""
     gate: Callable[[PhaseName], Awaitable[None]] = always_open
     """Awaited before each phase: hold it to pause there, or to ask for approval."""
 
@@ -88,10 +87,8 @@ class SessionResult:
     """Why it is not verified, in plain words; empty when it is."""
     code: str
     """The final program; empty when there is none."""
-    files: Mapping[str, str]
-    """Subtask name -> its code; empty in attempt mode."""
     summary: Mapping[str, Any]
-    """`run_summary.json` (A16)."""
+    """By phase and subtask: see `engine.pipeline.summary`."""
     attempts: int
     """Attempts recorded over all runs of the session."""
     tokens: int

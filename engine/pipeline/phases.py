@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from engine.api_models import PhaseName
 from engine.errors import DependencyCycleError
 from engine.pipeline.attempt import will_continue
-from engine.pipeline.blackboard import Blackboard
+from engine.pipeline.dependencies import Blackboard, layers
 from engine.pipeline.files import files_text, target_text
-from engine.pipeline.graph_layers import layers
 from engine.pipeline.parse import (
     FALLBACK_CHARS,
     FALLBACK_NAME,

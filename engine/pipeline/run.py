@@ -17,16 +17,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from engine.api_models import AttemptRecord, Outcome, PhaseName, PhaseStatus, TaskMode, TaskSpec
+from engine.api_models import PASSING, AttemptRecord, Outcome, PhaseName, PhaseStatus, TaskMode, TaskSpec
 from engine.errors import BudgetExceededError, ContextOverflowError, EnvironmentUnfitError, ProviderError
 from engine.evaluation.verdict import Strength, Verdict
 from engine.pipeline.attempt import JudgeFailedError
-from engine.pipeline.budget import TokenBudget
 from engine.pipeline.graph import begun_state, decided_verdict, open_checkpoints, run_graph, status_of
+from engine.pipeline.limits import TokenBudget
 from engine.pipeline.parts import Parts, SessionResult
 from engine.pipeline.reflect import reflect
 from engine.pipeline.state import SessionState
-from engine.pipeline.summary import build_summary, write_outputs
+from engine.pipeline.summary import build_summary
 from engine.pipeline.work import Work
 
 if TYPE_CHECKING:
@@ -88,42 +88,28 @@ async def _within_time(work: Work) -> SessionState:
 async def _finished(work: Work, state: SessionState) -> SessionResult:
     verdict = decided_verdict(state)
     outcome, reason = outcome_of(state, verdict)
-    program = state.get("program")
-    code = program["code"] if program is not None else ""
-    files = _files(state)
-    passed = verdict is not None and verdict.passed
-    summary = build_summary(work.session_id, work.task, state, passed=passed, adapter=work.parts.adapter)
-    if work.parts.output is not None:
-        await asyncio.to_thread(write_outputs, work.parts.output, summary, code, files)
-    attempts = await work.parts.store.attempts(work.session_id)
-    return SessionResult(
-        outcome=outcome,
-        reason=reason,
-        code=code,
-        files=files,
-        summary=summary,
-        attempts=len(attempts),
-        tokens=_tokens(attempts),
-        sandbox_level=sandbox_level(verdict, attempts),
-        phases=_statuses(state),
-    )
+    return await _result(work, state, outcome, reason, verdict)
 
 
 async def _stopped(work: Work, outcome: Outcome, reason: str) -> SessionResult:
     """A session that cannot go on now: what it came to so far stands, and it can be resumed."""
-    state = await begun_state(work)
+    return await _result(work, await begun_state(work), outcome, reason, verdict=None)
+
+
+async def _result(
+    work: Work, state: SessionState, outcome: Outcome, reason: str, verdict: Verdict | None
+) -> SessionResult:
     program = state.get("program")
-    summary = build_summary(work.session_id, work.task, state, passed=False, adapter=work.parts.adapter)
     attempts = await work.parts.store.attempts(work.session_id)
+    passed = outcome in PASSING
     return SessionResult(
         outcome=outcome,
         reason=reason,
         code=program["code"] if program is not None else "",
-        files=_files(state),
-        summary=summary,
+        summary=build_summary(work.session_id, work.task, state, passed=passed, adapter=work.parts.adapter),
         attempts=len(attempts),
         tokens=_tokens(attempts),
-        sandbox_level=sandbox_level(None, attempts),
+        sandbox_level=sandbox_level(verdict, attempts),
         phases=_statuses(state),
     )
 
@@ -151,10 +137,6 @@ def sandbox_level(verdict: Verdict | None, attempts: tuple[AttemptRecord, ...]) 
     if verdict is not None and verdict.sandbox_level:
         return verdict.sandbox_level
     return next((record.sandbox_level for record in reversed(attempts) if record.sandbox_level), "")
-
-
-def _files(state: SessionState) -> dict[str, str]:
-    return {name: written["code"] for name, written in state.get("codes", {}).items()}
 
 
 def _statuses(state: SessionState) -> tuple[PhaseStatus, ...]:

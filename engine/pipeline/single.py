@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from engine.api_models import PhaseName
 from engine.pipeline.attempt import will_continue
-from engine.pipeline.files import files_text, target_text, test_examples
+from engine.pipeline.files import files_text, shown_tests, target_text
 from engine.pipeline.parse import project_label
 from engine.pipeline.prompts import BUDGETS, Value
 from engine.pipeline.score import integrate_score
@@ -29,7 +29,7 @@ def attempt_ask(work: Work, turns: Sequence[Turn]) -> Ask:
     task = work.task
     facts: dict[str, Value] = {
         "project": task.prompt,
-        "tests": test_examples(task.tests) if task.tests is not None else "",
+        "tests": shown_tests(task),
         "target": target_text(task, with_tests=False),
         "files": files_text(task.files, BUDGETS["attempt"]["files"].chars),
         "test_main": not work.has_tests and task.hidden_tests is None,

@@ -1,20 +1,13 @@
-"""`run_summary.json` and the files beside it: what a session came to, complete, written atomically."""
+"""What a session came to, by phase and subtask: the summary that is stored with it, and that a batch writes as
+`run_summary.json`. Its keys are those of the specification (A16), its texts are whole."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from engine.api_models import TaskSpec
+from engine.api_models import TaskMode, TaskSpec
 from engine.pipeline.state import SessionState, is_pass
-from registry.crash import crash_point
 
-SUMMARY_FILE = "run_summary.json"
-FINAL_FILE = "final.py"
 TASK_TYPES = {
     "attempt": "attempt",
     "decompose": "phase1-decompose",
@@ -24,17 +17,16 @@ TASK_TYPES = {
     "diagnose": "phase5-diagnose",
     "repair": "phase5-repair",
 }
-MAX_STEM = 60
-"""Characters of a subtask's name that go into a file name."""
+"""Phase -> task type of the adapters that it used."""
 
 
 def build_summary(
     session_id: str, task: TaskSpec, state: SessionState, *, passed: bool, adapter: str | None
 ) -> dict[str, Any]:
-    """The run summary: texts are whole, keys are those of the specification.
+    """The summary as plain JSON.
 
     Args:
-        passed: the deciding verdict.
+        passed: the given tests pass; tests that the model wrote itself never say so.
         adapter: the adapter that every phase of this run used, if any.
     """
     phases = state.get("phases", {})
@@ -46,7 +38,7 @@ def build_summary(
         "total_iterations": sum(iterations.values()),
         "project_prompt": task.prompt,
         "final_tests_passed": passed,
-        "phases": _phases(state),
+        "phases": _phases(task, state),
         "subtasks": [
             {
                 **subtask,
@@ -63,50 +55,10 @@ def build_summary(
     }
 
 
-def write_outputs(directory: Path, summary: Mapping[str, Any], code: str, files: Mapping[str, str]) -> None:
-    """Write final.py, one file for each subtask, and last the summary: where it is, the others are complete.
-
-    Blocking: run it in a thread.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    names = file_names(list(files))
-    for name, text in files.items():
-        write_atomically(directory / names[name], text)
-    write_atomically(directory / FINAL_FILE, code)
-    text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-    write_atomically(directory / SUMMARY_FILE, text)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The file has its old text or the new one, whatever moment the process or the machine dies at."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    crash_point("summary.before_rename")
-    part.replace(path)
-    crash_point("summary.after_rename")
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def file_names(subtasks: list[str]) -> dict[str, str]:
-    """A file name for each subtask: its place in the list keeps names apart that look alike when made harmless."""
-    return {name: f"subtask_{number:02d}_{_stem(name)}.py" for number, name in enumerate(subtasks, start=1)}
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "_", name)[:MAX_STEM].strip("_").lower() or "part"
-
-
-def _phases(state: SessionState) -> dict[str, Any]:
-    """Each phase with its figures; repair is the list of its rounds. The four phases are there even if not reached."""
+def _phases(task: TaskSpec, state: SessionState) -> dict[str, Any]:
+    """Each phase with its figures; repair is the list of its rounds. A project has all four, reached or not."""
     phases: dict[str, Any] = {name: {**data} for name, data in state.get("phases", {}).items() if name != "repair"}
-    if "attempt" not in phases:
+    if task.mode is TaskMode.PROJECT:
         for name in ("decompose", "plan", "code", "integrate"):
             phases.setdefault(name, {"iterations": 0, "score": 0.0, "state": "skipped", "detail": ""})
         phases["integrate"] = {**phases["integrate"], "tests_passed": is_pass(state.get("program"))}

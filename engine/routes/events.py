@@ -22,6 +22,9 @@ from engine.routes.problems import answers
 MAX_SEQUENCE = 2**63 - 1
 """The largest integer that SQL takes."""
 
+MAX_SEQUENCE_DIGITS = 19
+"""More is no sequence, and a number of thousands of digits is one that Python refuses to read."""
+
 KEEP_ALIVE = b": keep-alive\n\n"
 MEDIA_TYPE = "text/event-stream"
 
@@ -42,7 +45,7 @@ async def events(
     last_event_id: Annotated[str, Header()] = "",
 ) -> StreamingResponse:
     """Everything after `since` (or the `Last-Event-ID` of a client that comes back), without gap or repeat."""
-    if last_event_id.isdecimal():
+    if last_event_id.isdecimal() and len(last_event_id) <= MAX_SEQUENCE_DIGITS:
         since = min(max(since, int(last_event_id)), MAX_SEQUENCE)
     lines = _live(engine, since, session, chunks=chunks) if follow else _replay(engine, since, session)
     return StreamingResponse(lines, media_type=MEDIA_TYPE, headers={"cache-control": "no-store"})

@@ -31,7 +31,7 @@ async def page(
     limit: Limit = 100,
     offset: Offset = 0,
 ) -> list[SessionRecord]:
-    """A page of sessions, newest first, without their code."""
+    """A page of sessions, newest first, without their code and summary."""
     created = timestamp(since) if since else None
     return await engine.sessions.page(SessionQuery(state, run_id, created, limit, offset))
 

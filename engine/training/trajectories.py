@@ -24,7 +24,6 @@ INSERT INTO attempts (session_id, number, step, phase, passed, record, schema_ve
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 _BY_STEP = "SELECT record FROM attempts WHERE session_id = ? AND step = ?"
-_BY_NUMBER = "SELECT 1 FROM attempts WHERE session_id = ? AND number = ?"
 _NEXT = "SELECT COALESCE(MAX(number), 0) + 1 AS number FROM attempts WHERE session_id = ?"
 _OF_SESSION = "SELECT record FROM attempts WHERE session_id = ? ORDER BY number"
 _EXPORT = """
@@ -42,10 +41,6 @@ class TrajectoryStore:
         self._db = db
         self._recorder = recorder
         self._clock = clock
-
-    async def append(self, record: AttemptRecord) -> bool:
-        """Store an attempt under its own number; False if that number is there already, and then nothing changes."""
-        return await self._db.write(partial(self._append, record=record))
 
     async def append_step(self, step: str, draft: AttemptRecord) -> tuple[AttemptRecord, bool]:
         """Store an attempt under the next number of its session and the present time, whatever the draft has.
@@ -78,12 +73,6 @@ class TrajectoryStore:
             if len(page) < PAGE:
                 return
             after = page[-1][0]
-
-    def _append(self, tx: Transaction, record: AttemptRecord) -> bool:
-        if tx.execute(_BY_NUMBER, (record.session_id, record.number)).fetchone() is not None:
-            return False
-        self._insert(tx, record, step=f"#{record.number}")
-        return True
 
     def _append_step(self, tx: Transaction, step: str, draft: AttemptRecord) -> tuple[AttemptRecord, bool]:
         known = tx.execute(_BY_STEP, (draft.session_id, step)).fetchone()

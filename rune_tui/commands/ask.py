@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import click
 
+from engine.home import socket_path
 from rune_tui.cli import Settings
 from rune_tui.client import EngineClient
-from rune_tui.host import socket_path
 
 T = TypeVar("T")
 

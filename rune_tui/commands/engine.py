@@ -6,11 +6,11 @@ import asyncio
 
 import click
 
-from engine.api_models import EngineStatus
 from engine.config import load_config
 from engine.errors import EngineUnreachableError, InputError
 from rune_tui import host
 from rune_tui.cli import Settings
+from rune_tui.commands.ask import ask
 from rune_tui.commands.output import echo_json, echo_table
 
 
@@ -23,22 +23,28 @@ def command() -> None:
 @click.pass_obj
 def start(settings: Settings) -> None:
     """Start an engine in the background, and wait until it is ready."""
-    load_config(settings.home / "config.toml", settings.overrides)  # say what is wrong here, not in a log
-    status = asyncio.run(_start(settings))
+    ensure_engine(settings)
+    status = ask(settings, host.sandbox_known)
     click.echo(f"engine ready (pid {status.pid}, backend {status.backend}, sandbox {status.sandbox_level})")
 
 
-async def _start(settings: Settings) -> EngineStatus:
-    running = await host.running_engine(settings.home)
+def ensure_engine(settings: Settings) -> None:
+    """Start an engine in the background if none runs.
+
+    Raises:
+        InputError: the configuration is not valid, or a running engine would not take it up.
+        EnvironmentUnfitError: no engine can be started.
+    """
+    load_config(settings.home / "config.toml", settings.overrides)  # say what is wrong here, not in a log
+    running = asyncio.run(host.running_engine(settings.home))
     if running is None:
         click.echo("starting the engine...", err=True)
-        return await host.start_background(settings.home, settings.overrides)
-    if settings.overrides:
+        asyncio.run(host.start_background(settings.home, settings.overrides))
+    elif settings.overrides:
         raise InputError(
-            f"-c {settings.overrides[0]}: an engine runs already (pid {running.pid}); stop it first with "
-            "`rune-tui engine stop`."
+            f"-c {settings.overrides[0]}: an engine with its own configuration runs already (pid {running.pid}); "
+            "stop it with `rune-tui engine stop`, or leave the option out."
         )
-    return running
 
 
 @command.command("stop")

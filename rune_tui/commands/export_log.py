@@ -19,9 +19,6 @@ from rune_tui.commands.ask import ask
 from rune_tui.commands.sink import Write, open_sink
 from rune_tui.export import Format
 
-PAGE = 200
-"""Sessions of one read."""
-
 
 @dataclass(frozen=True)
 class _Wanted:
@@ -67,12 +64,7 @@ async def _sessions(client: EngineClient, wanted: _Wanted) -> list[SessionRecord
     """Oldest first, as the log was written."""
     if wanted.session is not None:
         return [await client.session(wanted.session)]
-    found: dict[str, SessionRecord] = {}  # sessions that begin meanwhile shift the pages: one may come twice
-    offset = 0
-    while page := await client.sessions(limit=PAGE, offset=offset):
-        found |= {session.id: session for session in page}
-        offset += len(page)
-    return list(found.values())[::-1]
+    return list(await client.all_sessions())[::-1]
 
 
 def _lines(rows: Iterable[export.Row], columns: tuple[str, ...], form: Format) -> str:

@@ -99,7 +99,7 @@ def _print(session: SessionRecord, *, as_json: bool) -> None:
     if as_json:
         echo_json(session.model_dump(mode="json"))
         return
-    fields = session.model_dump(mode="json", exclude={"task", "code", "phases"})
+    fields = session.model_dump(mode="json", exclude={"task", "code", "phases", "summary"})
     echo_table([("task", session.task.id), *((name.replace("_", " "), str(value)) for name, value in fields.items())])
     for phase in session.phases:
         click.echo(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
-import click
-
-from engine.config import load_config
-from engine.errors import EnvironmentUnfitError, InputError
-from rune_tui import host
+from engine.errors import EnvironmentUnfitError
+from engine.home import socket_path
 from rune_tui.cli import Settings
+from rune_tui.commands.engine import ensure_engine
 
 
 def open_terminal(settings: Settings) -> int:
@@ -18,25 +15,13 @@ def open_terminal(settings: Settings) -> int:
 
     Raises:
         EnvironmentUnfitError: this is no terminal, or no engine can be started.
+        InputError: see `ensure_engine`.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise EnvironmentUnfitError(
             "The terminal app needs a terminal; use `rune-tui --batch FILE` without one, or `rune-tui --help`."
         )
-    load_config(settings.home / "config.toml", settings.overrides)
-    asyncio.run(_ensure_engine(settings))
+    ensure_engine(settings)
     from rune_tui.app import run
 
-    return run(settings.home, host.socket_path(settings.home))
-
-
-async def _ensure_engine(settings: Settings) -> None:
-    running = await host.running_engine(settings.home)
-    if running is None:
-        click.echo("starting the engine...", err=True)
-        await host.start_background(settings.home, settings.overrides)
-    elif settings.overrides:
-        raise InputError(
-            f"-c {settings.overrides[0]}: an engine with its own configuration runs already (pid {running.pid}); "
-            "stop it with `rune-tui engine stop`, or leave the option out."
-        )
+    return run(settings.home, socket_path(settings.home))

@@ -79,7 +79,8 @@ async def sidecar(spec: Spec, folder: Path, extra: tuple[str, ...] = ()) -> Asyn
     """Start a model server in `folder`, wait until it answers, stop it."""
     socket, key = folder / "s.sock", secrets.token_hex(32)
     arguments = ["--backend", spec.kind, "--uds", str(socket), "--model-name", MODEL, "--scratch", str(folder)]
-    arguments += ["--context", "512", "--parallel", "2", *spec.arguments, *extra]
+    arguments += ["--context", "512", "--parallel", "2", "--threads", "0", "--max-adapters", "8"]
+    arguments += ["--max-adapter-mb", "512", "--max-rank", "256", *spec.arguments, *extra]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "RUNE_SIDECAR_KEY": key}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "engine.inference.sidecar", *arguments,

@@ -75,6 +75,7 @@ def test_a_batch_reports_writes_and_exits_as_promised(
     done = rune(home, *options, "--batch", str(tasks), "--output", str(out), "--junit", str(junit))
     found = records(done)
     check_protocol(found)
+    assert found[0]["sandbox_level"], "the launch line waits for the engine's look at its sandbox"
     assert done.returncode == ExitCode.NOT_VERIFIED, done.stderr
     assert {name: record["outcome"] for name, record in ended(found).items()} == {
         "one": "verified",
@@ -91,6 +92,8 @@ def test_a_batch_reports_writes_and_exits_as_promised(
         assert f"def answer_{name}" in (out / name / "final.py").read_text()
         summary = json.loads((out / name / "run_summary.json").read_text())
         assert summary["final_tests_passed"] is (name != "two")
+        assert summary == trajectory.session.summary, "A16: there is one summary, and every door shows it"
+    assert json.loads((out / "run_summary.json").read_text()) == found[1:-1]
     document = JUnitXml.fromfile(str(junit))
     assert (document.tests, document.failures) == (3, 1)
 

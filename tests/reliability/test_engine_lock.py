@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from engine.errors import EngineBusyError
-from engine.lock import HomeLock, prepare_home
+from engine.home import HomeLock, prepare_home
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
 import sys, pathlib
-from engine.lock import HomeLock
+from engine.home import HomeLock
 lock = HomeLock.acquire(pathlib.Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 from support.pipeline_fakes import memory_directory
-from support.pipeline_worker import OUTPUT, SESSION, Variant, work
+from support.pipeline_worker import SESSION, Variant, work
 
 from registry.crash import POINTS
 
-OURS = sorted(point for point in POINTS if point.split(".")[0] in ("session", "attempt", "summary"))
+OURS = sorted(point for point in POINTS if point.split(".")[0] in ("session", "attempt"))
 OTHERS = {"session.after_create"}
 """Of `engine.sessions`, which has its own test."""
 SUBPROCESS_S = 50.0
@@ -93,7 +93,7 @@ def violations(record: Json, calls: Json, undisturbed: Json) -> list[str]:
         broken.append("not one event for each attempt")
     if set(calls["calls"]) & set(calls["recorded_before"]):
         broken.append("a recorded attempt was made again")
-    timeless = ("outcome", "reason", "code", "files", "summary", "attempts", "tokens", "phases")
+    timeless = ("outcome", "reason", "code", "summary", "attempts", "tokens", "phases")
     broken += [f"{name} differs" for name in timeless if record[name] != undisturbed[name]]
     return broken
 
@@ -107,8 +107,6 @@ def test_d2_every_point_of_the_pipeline_is_driven() -> None:
         "session.after_create",
         "session.after_phase",
         "session.before_phase",
-        "summary.after_rename",
-        "summary.before_rename",
     ], "a new durable step needs its test: it is driven below by being in this list"
 
 
@@ -119,8 +117,6 @@ def test_d2_a15_killed_at_a_point_and_resumed_gives_the_same_record(
 ) -> None:
     record, calls = disturbed(memory_home, f"{point}:{hit}")
     assert violations(record, calls, undisturbed) == []
-    assert read(memory_home / OUTPUT / "run_summary.json") == undisturbed["summary"]
-    assert not list((memory_home / OUTPUT).glob(".*.part"))
 
 
 def test_d2_killed_again_and_again_it_still_ends_with_the_same_record(memory_home: Path, undisturbed: Json) -> None:

@@ -329,7 +329,9 @@ async def test_d3_fifty_publishes_keep_the_order_of_effects(tmp_path: Path) -> N
     disk = RecordingDisk()
     clock = SystemClock()
     async with open_house(tmp_path) as house:
-        registry = Registry(house.db, tmp_path / "adapters", AdapterLimits(), clock, CommitRecorder(disk.log), disk)
+        registry = Registry(
+            house.db, tmp_path / "adapters", AdapterLimits(512 << 20, 256), clock, CommitRecorder(disk.log), disk
+        )
         for seed in range(50):
             directory = await house.sample(seed)
             disk.log.clear()

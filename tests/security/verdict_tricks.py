@@ -330,7 +330,7 @@ def solve(a, b):
 import itertools, sys
 claims = itertools.cycle([
     ["Y", "unittest.mock", "ANY"], ["M", "unittest"], ["R", "object"], ["a", 0], ["h", 1, ["R", "int"], "o", ""],
-    ["E", 1, ["R", "ValueError"], ["t", []], "x"], ["Y", "builtins", "eval"], ["B", "os", "_exit"], ["K", 1],
+    ["n", ["R", "tuple"], [5]], ["n", ["K", 1], [5]], ["E", 1, ["R", "ValueError"], ["t", []], "x"], ["Y", "builtins", "eval"], ["B", "os", "_exit"], ["K", 1],
 ])
 for name, module in list(sys.modules.items()):
     if name.endswith(".remote_table"):

@@ -248,8 +248,9 @@ class FakeEngine:
         self._answer("adapters")
         if sort not in ("created", "fitness", "id"):
             raise InputError(f"query.sort: {sort!r}")
-        del task_type, archived, search
-        return self.adapter_list[offset : offset + limit]
+        del task_type, search
+        found = tuple(record for record in self.adapter_list if record.is_archived is archived)  # as the engine does
+        return found[offset : offset + limit]
 
     async def events(
         self, since: int = 0, *, session_id: str | None = None, chunks: bool = True, reconnect: bool = True

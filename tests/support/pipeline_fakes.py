@@ -253,6 +253,7 @@ def make_parts(
         "prompts": PROMPTS,
         "checkpoints": home / "checkpoints.db",
         "clock": clock or SeededClock(),
+        "parallel": settings.inference.parallel,
         "backend": "scripted",
         "model": "scripted",
     }

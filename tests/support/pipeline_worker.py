@@ -30,7 +30,6 @@ for module in ("langgraph.graph", "langgraph.checkpoint.sqlite.aio"):
 
 SESSION = "rune-0000beef"
 TASK = TaskSpec(id="t", prompt="Make an adder. It adds.", tests="assert core(1, 2) == 3", max_attempts=2, seed=11)
-OUTPUT = "out"
 
 LIST = "1. core - adds\n2. shell - shows [depends: core]\n3. input - reads"
 PLAN = "It has one function that takes two numbers and gives their sum."
@@ -103,7 +102,7 @@ async def _work(home: Path, variant: Variant) -> None:
 
         name = "checkpoints.db" if variant is Variant.PRODUCT else f"checkpoints-{os.getpid()}.db"
         provider = ScriptedProvider(logged)
-        parts = make_parts(home, store, provider, report=told, checkpoints=home / name, output=home / OUTPUT)
+        parts = make_parts(home, store, provider, report=told, checkpoints=home / name)
         result = await run_session(SESSION, TASK, parts)
         attempts = await store.attempts(SESSION)
         events = [event.subject for event in await journal.replay() if event.subject.startswith("attempt/")]
@@ -113,7 +112,6 @@ async def _work(home: Path, variant: Variant) -> None:
                 "outcome": result.outcome,
                 "reason": result.reason,
                 "code": result.code,
-                "files": dict(result.files),
                 "summary": dict(result.summary),
                 "attempts": result.attempts,
                 "tokens": result.tokens,

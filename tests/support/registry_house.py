@@ -46,7 +46,7 @@ async def open_house(root: Path, disk: Disk | None = None) -> AsyncIterator[Hous
     clock, recorder = SystemClock(), MemoryRecorder()
     db = await Database.open(root / "rune.db", [MIGRATIONS], clock)
     try:
-        registry = Registry(db, root / "adapters", AdapterLimits(), clock, recorder, disk)
+        registry = Registry(db, root / "adapters", AdapterLimits(512 << 20, 256), clock, recorder, disk)
         yield House(root, db, registry, recorder)
     finally:
         await db.close()

@@ -119,9 +119,9 @@ async def test_a_long_queue_does_not_hide_what_runs() -> None:
     assert "rune-run" in {record.id for record in snapshot.sessions}
 
 
-async def test_all_pages_of_adapters_are_read() -> None:
-    many = tuple(adapter(f"a-{number}") for number in range(2 * PAGE + 1))
-    assert len((await read_snapshot(FakeEngine(adapters=many))).adapters) == 2 * PAGE + 1
+async def test_all_pages_of_adapters_are_read_and_the_archived_ones_too() -> None:
+    many = tuple(adapter(f"a-{number}", is_archived=number % 3 == 0) for number in range(4 * PAGE + 1))
+    assert len((await read_snapshot(FakeEngine(adapters=many))).adapters) == 4 * PAGE + 1
 
 
 async def test_the_screen_keeps_what_it_knew_and_comes_back() -> None:

@@ -14,6 +14,7 @@ from .link import Link, SolutionExited, SubjectDied
 from .report import Report
 from .runner import Runner, Source
 from .translate import Mirrors
+from .unittest_run import require_genuine_sets
 
 SOLUTION = "solution"
 
@@ -44,9 +45,14 @@ class RemoteModule(types.ModuleType):
         self._rune_link.request("del", h=self._rune_handle, name=name)
 
     def _public(self) -> list[str]:
-        """What `from solution import *` brings: nothing that would shadow a built-in."""
+        """What `from solution import *` brings: nothing that tests have already, as a built-in or under that name.
+
+        The subject chooses the names: `__builtins__`, the recorder of asserts or a `math` of its own would decide.
+        """
+        taken = vars(sys.modules["builtins"]).keys() | vars(sys.modules["__main__"]).keys()
         names: list[Any] = self._rune_link.request("public", h=self._rune_handle)
-        return [name for name in names if isinstance(name, str) and name not in vars(sys.modules["builtins"])]
+        usable = [name for name in names if isinstance(name, str) and name.isidentifier()]
+        return [name for name in usable if name not in taken and not name.startswith("__")]
 
 
 class RemoteFinder:
@@ -71,10 +77,12 @@ class RemoteFinder:
         """It was executed in the subject."""
 
 
-def load(link: Link, report: Report) -> bool:
-    """Have the subject load the generated code."""
+def load(link: Link, report: Report, modules: frozenset[str]) -> bool:
+    """Have the subject load the generated code; all that it can do to keep the judge from it is its own failure."""
     try:
         link.request("load")
+        sys.meta_path.insert(0, RemoteFinder(link, modules))
+        importlib.import_module(SOLUTION)
     except BaseException as error:  # whatever the solution raises at import is the outcome
         why = type(error).__name__ if isinstance(error, (SubjectDied, SolutionExited)) else _name(error)
         report.stopped(f"the solution cannot be imported: {why}: {error}", error)
@@ -110,9 +118,9 @@ def run_tests(link: Link, report: Report, settings: dict[str, Any]) -> None:
     Raises:
         SubjectDied, SolutionExited: outside of any test.
     """
-    if load(link, report):
-        sys.meta_path.insert(0, RemoteFinder(link, frozenset(settings["modules"])))
-        solution = __import__(SOLUTION)
+    if load(link, report, frozenset(settings["modules"])):
+        solution = sys.modules[SOLUTION]
+        require_genuine_sets()
         source = Source(settings["tests"], "<tests>", lambda name: getattr(solution, name), settings["entry_point"])
         Runner(source, report).run()
 

@@ -5,6 +5,8 @@ value of the tests to an object of the solution and take the answer for a truth.
 
 - stand-in == plain data is False without asking; stand-in == stand-in is asked only within one remote class;
 - `<`, `<=`, `>`, `>=` with plain data are refused;
+- `plain data in stand-in` is asked only of a class that the tests use by themselves (a container under test); anything
+  else, such as what a function returned in place of a list, is iterated and compared here;
 - arithmetic with plain data must give another object, and that object is never turned into plain data
   (`abs(f(x) - 0.5) < 1e-6` with an object that answers 0.0 would pass otherwise).
 """
@@ -12,7 +14,7 @@ value of the tests to an object of the solution and take the answer for a truth.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 from . import protocol
 from .link import Link, SolutionExited, SubjectDied
@@ -36,6 +38,9 @@ class StandIn:
     """An object of the solution, by its handle."""
 
     __slots__ = (*_STATE, "__weakref__")
+
+    _rune_class_used: ClassVar[bool] = False
+    """The tests have called the class, or taken something from it; inherited by its subclasses."""
 
     def __del__(self) -> None:
         try:
@@ -182,6 +187,17 @@ def _iterated_contains(self: Any, item: Any) -> bool:
     return any(item is found or item == found for found in self)
 
 
+def _contains(self: Any, item: Any) -> bool:
+    if _is_object(item) or type(self)._rune_class_used:
+        return special(self, "contains", item) is True
+    if hasattr(type(self), "__iter__"):
+        return _iterated_contains(self, item)
+    raise TypeError(
+        f"plain data `in` an object of the solution ({type(self).__name__}) whose class the tests do not use proves "
+        f"nothing: return plain data, or {IN_PROCESS_HINT}"
+    )
+
+
 def _call_instance(self: Any, *args: Any, **kwargs: Any) -> Any:
     return call(self, handle_of(self), link_of(self), args, kwargs)
 
@@ -202,6 +218,8 @@ def special_methods(names: list[str]) -> dict[str, Any]:
         name = dunder.strip("_")
         if name == "call":
             space[dunder] = _call_instance
+        elif name == "contains":
+            space[dunder] = _contains
         elif name in protocol.ORDERING:
             space[dunder] = _ordering(name)
         elif name in arithmetic or (name[0] == "i" and name[1:] in arithmetic):
@@ -238,11 +256,14 @@ class Mirror(type):
         return super().__new__(cls, name, bases, namespace)
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        type.__setattr__(cls, "_rune_class_used", True)
         return call(cls, cls._rune_class_handle, cls._rune_class_link, args, kwargs)
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("_rune_") or name in ("__test__", "__unittest_skip__"):
             raise AttributeError(name)
+        if not name.startswith("_"):  # runners look for marks of their own
+            type.__setattr__(cls, "_rune_class_used", True)
         return cls._rune_class_link.request("get", h=cls._rune_class_handle, name=name)
 
     def __setattr__(cls, name: str, value: Any) -> None:

@@ -15,10 +15,16 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import protocol, wire
+from . import named, protocol, wire
 
 MAX_TEXT = 4000
 """Characters of an exception's text or a docstring that cross."""
+
+MAX_NESTED = 20
+"""Named tuples within named tuples that cross as data; a chain of a thousand stays behind a handle."""
+
+_ITERATORS = (map, zip, filter, enumerate, reversed)
+"""Built-in iterators that are classes by name: no mirror describes those."""
 
 _FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
 
@@ -32,6 +38,7 @@ class Table:
         self._described: set[int] = set()
         self._new_classes: list[dict[str, Any]] = []
         self._counter = itertools.count(1)
+        self._nested = 0
         self._make_callback = make_callback
 
     def get(self, number: int) -> Any:
@@ -80,8 +87,17 @@ class Table:
             return ["M", value.__name__] if genuine else ["h", self.number(value), ["R", "object"], "m", ""]
         if found := _genuine(value, protocol.GENUINE_TYPES):
             return found
+        if self._nested < MAX_NESTED and named.fields_of(kind) is not None:
+            return self._named(value)
         flags = "a" if inspect.iscoroutinefunction(value) else ""
         return ["h", self.number(value), self._class(kind), _shape(value), flags]
+
+    def _named(self, value: tuple[Any, ...]) -> list[Any]:
+        self._nested += 1
+        try:
+            return ["n", self._class(type(value)), [wire.encode(item, self._handle) for item in value]]
+        finally:
+            self._nested -= 1
 
     def number(self, value: Any) -> int:
         """The handle of an object, a new one if it has none."""
@@ -114,6 +130,7 @@ class Table:
             "doc": doc[:MAX_TEXT] if isinstance(doc, str) else None,
             "bases": bases,
             "exception": issubclass(kind, BaseException),
+            "named": named.fields_of(kind),
             "dunders": sorted(name for name in protocol.DUNDERS if _defines(kind, name)),
             "fields": [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None,
         }
@@ -128,6 +145,8 @@ class Table:
         match data:
             case ["h", int(number)]:
                 return self._objects[number]
+            case ["n", ["K", int(number)], items]:
+                return tuple.__new__(self._objects[number], [self.decode(item) for item in items])
             case ["j", int(number), str(flags)]:
                 return self._make_callback(number, flags)
             case ["B", str(module), str(name)]:
@@ -153,6 +172,8 @@ def _shape(value: Any) -> str:
         return "f"
     if isinstance(value, types.GeneratorType):
         return "g"
+    if isinstance(value, _ITERATORS):
+        return "i"
     return "w" if inspect.isawaitable(value) else "o"
 
 

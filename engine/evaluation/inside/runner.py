@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from . import asserts
+from . import asserts, protocol
 from .report import Report, index_calls
 from .unittest_run import is_case, run_cases
 
@@ -41,17 +41,29 @@ class Source:
 
 
 class _Builtins(dict[str, Any]):
-    """Built-ins of the test module; unknown names are the solution's."""
+    """Built-ins of the test module; unknown names are the solution's.
 
-    def __init__(self, resolve: Callable[[str], Any]) -> None:
+    Tests may lean on what the solution imports: `math.isclose(...)`. Such a name is the genuine module, whatever the
+    solution has made of it.
+    """
+
+    def __init__(self, resolve: Callable[[str], Any], modules: frozenset[str]) -> None:
         super().__init__(vars(builtins))
         self._resolve = resolve
+        self._modules = modules
 
     def __missing__(self, name: str) -> Any:
         try:
-            return self._resolve(name)
+            found = self._resolve(name)
         except AttributeError:
             raise KeyError(name) from None
+        return importlib.import_module(name) if name in self._modules else found
+
+
+def _modules_used(tree: ast.Module) -> frozenset[str]:
+    """Library modules of which the source uses an attribute: a function that is named like one is only called."""
+    bases = (node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    return protocol.GENUINE_MODULES.intersection(base.id for base in bases if isinstance(base, ast.Name))
 
 
 class Runner:
@@ -103,15 +115,15 @@ class Runner:
     def _execute_module(self, tree: ast.Module) -> bool:
         space = self._module.__dict__
         space["__name__"] = "__main__"
-        space["__builtins__"] = _Builtins(self._source.resolve)
+        space["__builtins__"] = _Builtins(self._source.resolve, _modules_used(tree))
         space[asserts.RECORDER] = self._recorder
-        entry = self._source.entry_point
-        if entry is not None and hasattr(builtins, entry):
-            with suppress(AttributeError):  # a task may ask for a function that is named like a built-in
-                space[entry] = self._source.resolve(entry)
         self._entry = sys.modules["__main__"]  # kept alive: it is still running
         sys.modules[MODULE] = sys.modules["__main__"] = self._module  # where unittest and typing look for its names
+        entry = self._source.entry_point
         try:
+            if entry is not None and hasattr(builtins, entry):
+                with suppress(AttributeError):  # a task may ask for a function that is named like a built-in
+                    space[entry] = self._source.resolve(entry)
             exec(compile(tree, self._source.filename, "exec"), space)
         except SystemExit as end:
             if type(end) is SystemExit and not end.code:

@@ -115,7 +115,7 @@ class Subject:
     # --- operations
 
     def _object(self, message: dict[str, Any]) -> Any:
-        return self._table.get(message["h"])
+        return self._table.decode(message["v"]) if "v" in message else self._table.get(message["h"])
 
     def _load(self, message: dict[str, Any]) -> Any:
         importlib.import_module(SOLUTION)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
-from . import mirrors, protocol, wire
+from . import mirrors, named, protocol, wire
 from .link import Link, SolutionExited, Translator
 from .mirrors import Mirror, StandIn
 
@@ -53,8 +53,8 @@ def coroutine_function() -> type[Function]:
     return type("CoroutineFunction", (Function,), {"__slots__": (), "_is_coroutine": mark})
 
 
-class _RemoteGenerator(StandIn):
-    """What a generator of the solution is drawn from."""
+class _RemoteIterator(StandIn):
+    """A `map`, `zip` and the like of the solution."""
 
     __slots__ = ()
 
@@ -63,6 +63,12 @@ class _RemoteGenerator(StandIn):
 
     def __next__(self) -> Any:
         return mirrors.special(self, "next")
+
+
+class _RemoteGenerator(_RemoteIterator):
+    """What a generator of the solution is drawn from."""
+
+    __slots__ = ()
 
     def send(self, value: Any) -> Any:
         return _method(self, "send")(value)
@@ -107,6 +113,8 @@ class Mirrors(Translator):
                 return self._classes[number]
             case ["h", int(number), kind, str(shape), str(flags)]:
                 return self._stand_in(number, kind, shape, flags)
+            case ["n", kind, list(items)]:
+                return self._named_value(kind, cast("list[Any]", items))
             case ["E", int(number), kind, args, str(text)]:
                 return self._exception(number, kind, args, text)
             case ["M", str(name)] if name in protocol.GENUINE_MODULES:
@@ -136,10 +144,18 @@ class Mirrors(Translator):
                 return coroutine_function() if "a" in flags else Function
             case "g":
                 return _RemoteGenerator
+            case "i":
+                return _RemoteIterator
             case "o":
                 return self._object_class(kind)
             case _:
                 return StandIn
+
+    def _named_value(self, kind: Any, items: list[Any]) -> Any:
+        value = named.make(self.decode(kind), [self.decode(item) for item in items])
+        if value is None:
+            raise wire.WireError("not a named tuple")
+        return value
 
     def _object_class(self, kind: Any) -> type[StandIn]:
         found = self.decode(kind)
@@ -196,6 +212,9 @@ class Mirrors(Translator):
             namespace["__getattr__"] = _exception_attribute
             namespace["__str__"] = _exception_text
             kept = tuple(base for base in bases if issubclass(base, Exception)) or (Exception,)
+        elif isinstance(tuple_fields := described.get("named"), list):
+            namespace.update(named.namespace(cast("list[Any]", tuple_fields)))
+            kept = tuple(base for base in bases if issubclass(base, named.NamedValue)) or (named.NamedValue,)
         else:
             namespace["__slots__"] = ()
             namespace.update(mirrors.special_methods(list(described["dunders"])))
@@ -223,6 +242,9 @@ class Mirrors(Translator):
             return ["h", value._rune_class_handle]  # pyright: ignore[reportPrivateUsage]
         if isinstance(value, StandIn):
             return ["h", mirrors.handle_of(value)]
+        if isinstance(value, named.NamedValue):
+            kind = cast("Any", type(value))
+            return ["n", ["K", kind._rune_class_handle], [self.encode(item) for item in value]]
         if isinstance(value, types.TracebackType):
             return None  # what `__exit__` is given; frames of the tests stay here
         if isinstance(value, BaseException):

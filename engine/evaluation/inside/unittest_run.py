@@ -59,6 +59,19 @@ def _name(test: Any) -> str:
     return f"{type(test).__name__}.{method}" if method else str(test)
 
 
+def require_genuine_sets() -> None:
+    """`assertSetEqual` takes any object with a `difference`: one of the solution's is handed the expected set there,
+    and asked whether something is missing. Only in the judge's process; `assertEqual` never was that trusting."""
+    genuine = unittest.TestCase.assertSetEqual
+
+    def strict(self: unittest.TestCase, set1: Any, set2: Any, msg: Any = None) -> None:
+        for one in (set1, set2):
+            self.assertIsInstance(one, (set, frozenset), msg)
+        genuine(self, set1, set2, msg)
+
+    setattr(unittest.TestCase, "assertSetEqual", strict)  # noqa: B010
+
+
 def is_case(value: Any) -> bool:
     """Is it a genuine TestCase class?"""
     return isinstance(value, type) and issubclass(value, unittest.TestCase)

@@ -23,6 +23,7 @@ import uvicorn
 from engine.inference.sidecar.app import create_app
 from engine.inference.sidecar.backend import Backend, BackendError
 from registry.clock import SystemClock
+from registry.safeload import AdapterLimits
 
 KEY_VARIABLE = "RUNE_SIDECAR_KEY"
 MIN_KEY_LENGTH = 32
@@ -44,26 +45,27 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="GGUF file (llamacpp)")
     parser.add_argument("--model-name", required=True, help="name of the base model in requests")
     parser.add_argument("--script", type=Path, help="JSON script (scripted); absent: the built-in rules")
-    parser.add_argument("--context", type=int, default=4096, help="tokens of one request, prompt and answer together")
-    parser.add_argument("--parallel", type=int, default=4, help="answers that are generated together")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 means every core")
-    parser.add_argument("--max-adapters", type=int, default=8)
-    parser.add_argument("--max-rank", type=int, default=256)
+    # No defaults here: those of config.toml are the only ones.
+    parser.add_argument("--context", type=int, required=True, help="tokens of one request, prompt and answer together")
+    parser.add_argument("--parallel", type=int, required=True, help="answers that are generated together")
+    parser.add_argument("--threads", type=int, required=True, help="CPU threads; 0 means every core")
+    parser.add_argument("--max-adapters", type=int, required=True)
+    parser.add_argument("--max-adapter-mb", type=int, required=True)
+    parser.add_argument("--max-rank", type=int, required=True)
     parser.add_argument("--scratch", type=Path, help="folder for converted adapters")
     parser.add_argument("--orphan", action="store_true", help="do not watch the parent: for use by hand")
     return parser.parse_args(argv)
 
 
 def _backend(arguments: argparse.Namespace) -> Backend:
+    limits = AdapterLimits(arguments.max_adapter_mb << 20, arguments.max_rank)
     # Imported here, so that the scripted backend starts without llama.cpp's libraries.
     if arguments.backend == "scripted":
         from engine.inference.sidecar.adapter_files import check_adapter
         from engine.inference.sidecar.script import Script
         from engine.inference.sidecar.scripted import ScriptedBackend
-        from registry.safeload import AdapterLimits
 
         script = Script.read(arguments.script)
-        limits = AdapterLimits(max_rank=arguments.max_rank)
         return ScriptedBackend(script, partial(check_adapter, limits=limits), arguments.context, arguments.parallel)
     # Read by the OpenMP library when llama.cpp loads it, just below.
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
@@ -76,7 +78,7 @@ def _backend(arguments: argparse.Namespace) -> Backend:
             parallel=arguments.parallel,
             threads=arguments.threads or os.cpu_count() or 1,
             max_adapters=arguments.max_adapters,
-            max_rank=arguments.max_rank,
+            limits=limits,
             scratch=arguments.scratch,
         )
     )

@@ -47,7 +47,7 @@ class LlamaSettings:
     parallel: int
     threads: int
     max_adapters: int
-    max_rank: int
+    limits: AdapterLimits
     scratch: Path | None
     """Folder for converted adapters; None means a temporary one."""
 
@@ -163,11 +163,10 @@ class LlamaBackend:
         self._adapters[name] = self._adapters.pop(name)
 
     def _convert(self, path: str, file: Path) -> None:
-        limits = AdapterLimits(max_rank=self._settings.max_rank)
         try:
             if self._base is None:
                 self._base = read_base(self._settings.model)
-            convert(Path(path), self._base, limits, file)
+            convert(Path(path), self._base, self._settings.limits, file)
         except AdapterRejected as error:
             raise BadRequestError(f"The adapter is not acceptable: {error}") from error
 

@@ -11,7 +11,6 @@ import re
 import zlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
-from pathlib import Path
 
 from engine.inference.sidecar.backend import (
     AdapterInfo,
@@ -181,8 +180,3 @@ def _logprobs(job: Job, position: int, word: str) -> tuple[TokenLogprob, ...]:
     value = -(zlib.crc32(f"{job.adapter}/{position}/{word}".encode()) % 1000) / 1000
     top = ((word, value), *((f" word{rank}", value - rank) for rank in range(1, job.top_logprobs)))
     return (TokenLogprob(word, value, top[: job.top_logprobs]),)
-
-
-def script_path(text: str) -> Path | None:
-    """`inference.script` of the configuration: a path, or None for the demo script."""
-    return Path(text).expanduser() if text else None

@@ -134,6 +134,26 @@ async def test_h1_only_loopback_is_served(home: Path, address: str) -> None:
             await serve(engine)
 
 
+async def test_the_sandbox_is_looked_at_without_any_session(home: Path) -> None:
+    async with Engine(scripted(home), home) as engine:
+        async with asyncio.timeout(20):
+            while not (status := await engine.status()).sandbox_level:
+                await asyncio.sleep(0)
+    assert status.sandbox_reason
+
+
+async def test_a_user_s_templates_are_checked_at_the_start(home: Path) -> None:
+    """A mistake in a template stops the engine, not the first session."""
+    broken = home.parent / "templates" / "prompt" / "code.j2"
+    await asyncio.to_thread(broken.parent.mkdir, parents=True)
+    await asyncio.to_thread(broken.write_text, "{{ no_such_variable }}")
+    with pytest.raises(ConfigError, match="no_such_variable"):
+        await Engine(scripted(home, f"pipeline.templates={broken.parent.parent}"), home).__aenter__()
+    await asyncio.to_thread(broken.write_text, "Write {{ name }}.")
+    async with Engine(scripted(home, f"pipeline.templates={broken.parent.parent}"), home, work=forever):
+        pass
+
+
 async def test_a_side_task_that_dies_stops_the_engine(home: Path) -> None:
     with pytest.raises(RuntimeError, match="runner broke"):
         async with Engine(scripted(home), home, work=forever) as engine:

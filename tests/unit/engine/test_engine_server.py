@@ -190,6 +190,7 @@ async def test_a91_events_replay_with_ids_and_end(home: Path) -> None:
         assert [event.sequence for event in everything] == [1, 2, 3, 4, 5, 6]
         assert [event.sequence for event in await replay(client, {"since": 4})] == [5, 6]
         assert [event.sequence for event in await replay(client, {}, last="5")] == [6]
+        assert len(await replay(client, {}, last="9" * 5000)) == 6, "a number too long to be one is none"
         assert [event.sequence for event in await replay(client, {"session": session_id})] == [2, 4, 6]
         assert everything == await engine.journal.replay()
 

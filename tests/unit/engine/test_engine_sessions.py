@@ -29,6 +29,7 @@ DONE = Changes(
     model="m",
     sandbox_level="strict",
     code="print(1)\n",
+    summary={"session_id": "s", "final_tests_passed": True, "subtasks": [{"name": "a", "score": 0.5}]},
 )
 
 
@@ -58,11 +59,12 @@ async def test_finish_stores_result_and_state_in_one_event(parts: Parts) -> None
     events = await parts.journal.replay(before)
     assert [event.subject for event in events] == [f"job/{record.id}", f"session/{record.id}"]
     after = await parts.sessions.get(record.id)
-    assert (after.state, after.outcome, after.code, after.phases) == (
+    assert (after.state, after.outcome, after.code, after.phases, after.summary) == (
         RunState.SUCCEEDED,
         Outcome.VERIFIED,
         "print(1)\n",
         DONE.phases,
+        DONE.summary,
     )
     with pytest.raises(LeaseLostError):
         await parts.sessions.finish(claimed[0], RunState.FAILED, "late", Changes(code="other"))
@@ -78,7 +80,7 @@ async def test_progress_that_says_nothing_new_writes_nothing(parts: Parts) -> No
     assert await parts.journal.last_sequence() == before
 
 
-async def test_pages_are_newest_first_filtered_and_without_code(parts: Parts) -> None:
+async def test_pages_are_newest_first_filtered_and_without_code_and_summary(parts: Parts) -> None:
     made = [await parts.sessions.create(body(f"t{n}", "even" if n % 2 == 0 else None)) for n in range(6)]
     await parts.sessions.update(made[0].id, DONE)
     await parts.sessions.cancel(made[5].id)
@@ -91,7 +93,7 @@ async def test_pages_are_newest_first_filtered_and_without_code(parts: Parts) ->
     assert await tasks(Query(state=RunState.CANCELLED)) == ["t5"]
     assert await tasks(Query(limit=2, offset=1)) == ["t4", "t3"]
     assert await tasks(Query(since=made[3].created_at)) == ["t5", "t4", "t3"]
-    assert all(record.code is None for record in await parts.sessions.page(Query()))
+    assert all(record.code is None and record.summary is None for record in await parts.sessions.page(Query()))
     counts = await parts.sessions.counts()
     assert (counts[RunState.QUEUED], counts[RunState.CANCELLED], counts[RunState.RUNNING]) == (5, 1, 0)
 

@@ -116,3 +116,9 @@ def test_comparison_is_by_exact_json_type(expected: Any, got: Any, equal: bool) 
 def test_what_is_no_json_is_foreign() -> None:
     assert json_value(["h", 1, ["K", 2], "o", ""]) == Foreign("object")
     assert not same(None, Foreign("object"))
+
+
+def test_a_named_tuple_is_a_tuple() -> None:
+    """As `Table` sends it: its class, then its items."""
+    got = json_value(["n", ["K", 1], [1, ["l", [2]]]])
+    assert same([1, [2]], got) and not same([1, [3]], got)

@@ -251,6 +251,31 @@ EXAMPLES = (
         1,
     ),
     Example(
+        "named-tuples",
+        "from typing import NamedTuple\n\n\nclass Point(NamedTuple):\n    x: int\n    y: int = 0\n\n"
+        "    @property\n    def sum(self):\n        return self.x + self.y\n\n"
+        "    def plus(self, other):\n        return Point(self.x + other.x, self.y + other.y)\n\n\n"
+        "def corners(n):\n    return [Point(0), Point(n, n)]\n\n\ndef width(points):\n    return max(p.x for p in points)\n\n\n"
+        "def chain(n):\n    found = None\n    for i in range(n):\n        found = Point(i, found)\n    return found\n",
+        ("Point(n, n)", "Point(n, 0)"),
+        "import copy\n\n\ndef it():\n    p = Point(1, 2)\n    assert corners(2) == [(0, 0), (2, 2)] == [Point(0, 0), Point(x=2, y=2)]\n"
+        "    assert p == (1, 2) and p != (1, 3) and p.x == 1 and p[1] == 2 and p.sum == 3\n"
+        "    assert p.plus(p) == Point(2, 4) and p._replace(x=5) == (5, 2) and p._asdict() == {'x': 1, 'y': 2}\n"
+        "    assert isinstance(p, Point) and isinstance(p, tuple) and repr(p) == 'Point(x=1, y=2)'\n"
+        "    assert width(corners(3)) == 3 and {p: 5}[1, 2] == 5 and sorted([Point(2), Point(1)])[0].x == 1\n"
+        "    assert copy.deepcopy(p) == p and not hasattr(p, 'z')\n    x, y = p\n    assert (x, y) == p\n"
+        "    end, count = chain(200), 0\n    while end is not None:\n        end, count = end.y, count + 1\n    assert count == 200\n",
+        1,
+    ),
+    Example(
+        "lazy-results",
+        "def texts(xs):\n    return map(str, xs)\n\n\ndef pairs(xs):\n    return zip(xs, xs[1:])\n",
+        ("map(str", "map(repr"),
+        "def it():\n    assert list(texts([1, 'a'])) == ['1', 'a']\n    assert list(pairs([1, 2, 3])) == [(1, 2), (2, 3)]\n"
+        "    found = texts([7])\n    assert next(found) == '7' and next(found, None) is None\n",
+        1,
+    ),
+    Example(
         "exact-values",
         "import datetime\nfrom decimal import Decimal\nfrom fractions import Fraction\n\n\ndef values():\n"
         "    return [10 ** 40, b'x', (1, [2]), {1, 2}, frozenset([3]), 2j, Decimal('1.10'), Fraction(1, 3),\n"

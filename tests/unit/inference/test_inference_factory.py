@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from engine.config import load_config
-from engine.errors import AdapterUnsupportedError, ModelNotFoundError
-from engine.inference.factory import CAPABILITIES, ProviderFactory, backend_kind
-from engine.inference.model_files import embedded_model, model_digest, model_path
+from engine.errors import AdapterUnsupportedError, ConfigError, ModelNotFoundError
+from engine.inference.factory import CAPABILITIES, ProviderFactory
+from engine.inference.model_files import embedded_model, model_path
 from engine.inference.openai_client import Endpoint, OpenAIProvider, import_library
 from engine.inference.provider import Capabilities, Message, Provider, Request, Sampling
 
@@ -35,11 +35,18 @@ def test_a30_an_unknown_kind_is_an_error_that_names_the_valid_ones() -> None:
         _create(ProviderFactory(), "vlllm", "unix:///one")
 
 
-def test_a30_the_environment_overrides_the_configuration() -> None:
-    assert backend_kind("llamacpp", {}) == "llamacpp"
-    assert backend_kind("llamacpp", {"RUNE_BACKEND": "scripted"}) == "scripted"
-    with pytest.raises(ValueError, match="'x'"):
-        backend_kind("llamacpp", {"RUNE_BACKEND": "x"})
+def test_a30_the_environment_overrides_the_file_and_the_command_line_overrides_both(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[inference]\nbackend = "llamacpp"\n')
+
+    def backend(variable: str, *overrides: str) -> str:
+        return load_config(file, overrides, {"RUNE_BACKEND": variable}).inference.backend
+
+    assert backend("") == "llamacpp"
+    assert backend("scripted") == "scripted"
+    assert backend("scripted", "inference.backend=llamacpp") == "llamacpp"
+    with pytest.raises(ConfigError, match=r"inference\.backend = 'x'.*RUNE_BACKEND"):
+        backend("x")
 
 
 async def test_a33_a_backend_without_adapters_says_so_before_anything_is_sent() -> None:
@@ -70,12 +77,3 @@ def test_the_embedded_model_is_found_and_a_missing_one_is_named(tmp_path: Path) 
     assert embedded_model().read_bytes()[:4] == b"GGUF"
     with pytest.raises(ModelNotFoundError, match=r"gone\.gguf"):
         model_path(load_config(tmp_path / "none.toml", [f"model.path={tmp_path}/gone.gguf"]))
-
-
-def test_a_digest_follows_the_bytes(tmp_path: Path) -> None:
-    path = tmp_path / "m.gguf"
-    path.write_bytes(b"one")
-    first = model_digest(path)
-    assert model_digest(path) == first
-    path.write_bytes(b"other")
-    assert model_digest(path) != first

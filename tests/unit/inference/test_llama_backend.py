@@ -11,12 +11,14 @@ import tiny_llama as tiny
 
 from engine.inference.sidecar.backend import AsleepError, BackendError, BadRequestError, Job, PromptTooLongError
 from engine.inference.sidecar.llamacpp import LlamaBackend, LlamaSettings
+from registry.safeload import AdapterLimits
 
 pytestmark = pytest.mark.model
 
 
 def _settings(folder: Path, model: Path) -> LlamaSettings:
-    return LlamaSettings(model, 64, parallel=2, threads=1, max_adapters=2, max_rank=8, scratch=folder)
+    limits = AdapterLimits(1 << 20, 8)
+    return LlamaSettings(model, 64, parallel=2, threads=1, max_adapters=2, limits=limits, scratch=folder)
 
 
 def _prepare(folder: Path) -> LlamaBackend:

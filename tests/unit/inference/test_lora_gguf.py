@@ -15,7 +15,7 @@ from registry.errors import AdapterRejected
 from registry.safeload import AdapterLimits
 
 TOKENS = [3, 17, 5, 9, 28, 1, 1, 30]
-LIMITS = AdapterLimits(max_rank=16)
+LIMITS = AdapterLimits(1 << 20, 16)
 pytestmark = pytest.mark.model
 
 
@@ -92,7 +92,7 @@ def test_what_does_not_fit_the_base_is_refused(tmp_path: Path, change: str) -> N
                 key.replace("layers.0.self_attn.q_proj", "embed_tokens"): value for key, value in tensors.items()
             }
         case _:
-            limits = AdapterLimits(max_rank=2)
+            limits = AdapterLimits(1 << 20, 2)
     adapter = tiny.write_adapter(tmp_path / "adapter", tensors, rank, 4.0)
     with pytest.raises(AdapterRejected):
         convert(adapter, base, limits, tmp_path / "out.gguf")

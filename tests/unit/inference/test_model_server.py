@@ -147,6 +147,8 @@ async def test_a_server_dies_with_its_parent(how: str) -> None:
     """No orphan, whether the parent is killed or only lets go of the pipe."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--backend", "scripted", "--uds", f"{folder}/s.sock", "--model-name", "base"]
+        arguments += ["--context", "512", "--parallel", "1", "--threads", "1"]
+        arguments += ["--max-adapters", "1", "--max-adapter-mb", "1", "--max-rank", "8"]
         program = (
             "import subprocess, sys\n"
             f"child = subprocess.Popen([sys.executable, '-P', '-m', 'engine.inference.sidecar', *{arguments!r}],"

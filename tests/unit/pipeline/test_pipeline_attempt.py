@@ -7,7 +7,7 @@ import itertools
 import pytest
 from support.pipeline_fakes import FakeJudge, Ground, Reply, ScriptedProvider, Told, defaults, in_turn, make_parts
 
-from engine.api_models import Case, CaseSuite, Outcome, PhaseName, TaskMode, TaskSpec
+from engine.api_models import PASSING, Case, CaseSuite, Outcome, PhaseName, TaskMode, TaskSpec
 from engine.errors import BudgetExceededError, ContextOverflowError, ProviderError
 from engine.evaluation.verdict import Strength, TestFailure, Verdict
 from engine.pipeline.run import run_session
@@ -71,7 +71,7 @@ async def test_a02_a_record_is_complete(ground: Ground) -> None:
     assert (record.adapter_digest, record.backend, record.sandbox_level) == ("sha256:1", "scripted", "strict")
     assert (record.prompt_tokens, record.completion_tokens) == (10, 5)
     assert record.seed == provider.requests[0].sampling.seed
-    assert provider.requests[0].adapter == "a1"
+    assert provider.requests[0].adapter == "sha256:1", "served under its digest"
 
 
 async def test_a03_a08_what_was_tried_reaches_the_second_attempt(ground: Ground) -> None:
@@ -237,7 +237,7 @@ async def test_given_tests_alone_decide_and_hidden_ones_above_all(
     parts = make_parts(ground.home, ground.store, provider, judge=judge)
     result = await run_session("s", task(max_attempts=2, **more), parts)
     assert result.outcome is outcome
-    assert result.summary["final_tests_passed"] is (outcome is not Outcome.FAILED)
+    assert result.summary["final_tests_passed"] is (outcome in PASSING)
     shown = "\n".join(provider.prompts())
     assert "hidden" not in shown
     hidden = [checks for _, checks in judge.checked if checks is not None and checks.tests == "hidden"]

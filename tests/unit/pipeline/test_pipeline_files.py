@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.api_models import TaskSpec
-from engine.pipeline import files as module
-from engine.pipeline.files import files_text, target_text
-
-examples = module.test_examples  # under a name that pytest does not collect
+from engine.pipeline.files import files_text, shown_tests, target_text
 
 
 @pytest.mark.parametrize(
@@ -25,7 +22,7 @@ examples = module.test_examples  # under a name that pytest does not collect
     ],
 )
 def test_assertions_are_shown_without_what_surrounds_them(source: str, shown: str) -> None:
-    assert examples(source) == shown
+    assert shown_tests(TaskSpec(id="t", prompt="p", tests=source)) == shown
 
 
 def test_the_target_never_shows_hidden_tests() -> None:
@@ -40,3 +37,31 @@ def test_files_are_shown_smallest_first_within_the_limit() -> None:
     assert len(files_text(files, 30)) == 30
     assert files_text(files, 30).startswith("# a.py\na = 1")
     assert files_text({}, 30) == ""
+
+
+PROMPT = 'def half(x):\n    """Half of x.\n    >>> half(4)\n    2\n    >>> half( 3 )\n    1.5\n    """'
+
+
+def task(prompt: str, tests: str, **more: str) -> TaskSpec:
+    return TaskSpec(id="t", prompt=prompt, tests=tests, entry_point="half", **more)
+
+
+def test_examples_of_the_docstring_are_not_repeated() -> None:
+    assert shown_tests(task(PROMPT, "assert half(4) == 2\nassert half(3) == 1.5")) == ""
+
+
+def test_an_example_with_other_arguments_is_shown() -> None:
+    assert shown_tests(task(PROMPT, "assert half(4) == 2\nassert half(40) == 20")) == "assert half(40) == 20"
+
+
+def test_a_case_that_needs_several_calls_is_shown_unless_all_of_them_are() -> None:
+    assert shown_tests(task(PROMPT, "assert half(half(8)) == 2")) == "assert half(half(8)) == 2"
+
+
+def test_without_examples_in_the_text_all_tests_and_the_name_are_shown() -> None:
+    text = target_text(task("Halve a number.", "assert half(4) == 2"))
+    assert text == "The program must define the function half.\nIt is tested with:\nassert half(4) == 2"
+
+
+def test_a_stub_in_the_text_names_the_function_well_enough() -> None:
+    assert target_text(task(PROMPT, "assert half(4) == 2")) == ""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.errors import DependencyCycleError
-from engine.pipeline.blackboard import Blackboard
-from engine.pipeline.graph_layers import layers
+from engine.pipeline.dependencies import Blackboard, layers
 from engine.pipeline.interfaces import extract_interface, extract_skeleton
 
 DIAMOND = {"top": ["left", "right"], "left": ["base"], "right": ["base"], "base": []}

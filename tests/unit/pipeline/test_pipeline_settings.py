@@ -6,18 +6,21 @@ import pytest
 from support.pipeline_fakes import defaults
 
 from engine.api_models import PhaseName
-from engine.pipeline.caps import iteration_cap, phase_cap
+from engine.pipeline.limits import phase_cap
 from engine.pipeline.seeds import SEED_SPACE, attempt_seed, retry_temperature
 
 
 @pytest.mark.parametrize(
-    ("phase", "run", "everywhere", "cap"),
-    [(2, 3, 4, 2), (None, 3, 4, 3), (0, 3, 4, 3), (None, None, 4, 4), (None, None, None, 5), (0, None, 0, 5)],
+    ("changed", "run", "cap"),
+    [
+        ({"code_iterations": 2, "max_attempts": 4}, 3, 2),
+        ({"code_iterations": 0, "max_attempts": 4}, 3, 3),
+        ({"code_iterations": 0, "max_attempts": 4}, None, 4),
+        ({}, None, 5),
+    ],
 )
-def test_a09_phase_beats_run_beats_global_beats_5(
-    phase: int | None, run: int | None, everywhere: int | None, cap: int
-) -> None:
-    assert iteration_cap(phase, run, everywhere) == cap
+def test_a09_phase_beats_run_beats_global_beats_5(changed: dict[str, int], run: int | None, cap: int) -> None:
+    assert phase_cap(PhaseName.CODE, defaults(**changed).pipeline, run) == cap
 
 
 @pytest.mark.parametrize("phase", ["decompose", "plan", "code", "integrate", "repair"])

@@ -342,7 +342,7 @@ async def test_every_change_records_one_event_in_its_own_transaction(house: Hous
             raise RuntimeError("the journal is full")
 
     await house.publish("one")
-    deaf = Registry(house.db, house.root / "adapters", AdapterLimits(), SystemClock(), Failing())
+    deaf = Registry(house.db, house.root / "adapters", AdapterLimits(512 << 20, 256), SystemClock(), Failing())
     before = await house.registry.get("one")
     for change in (
         deaf.promote("one"),

@@ -18,6 +18,19 @@ from engine.api_models import (
 HOSTILE = '```\n</code>\x1b]52;c;ZXZpbA==\x07\u202etxet\r\n[/foo] | a,"b"\t~~~~'
 
 
+SUMMARY = {
+    "session_id": "rune-a",
+    "final_tests_passed": True,
+    "subtasks": [
+        {"name": "../parse me", "code": "good = 1", "passed": True},
+        {"name": "print", "code": HOSTILE, "passed": True},
+        {"name": "empty", "code": "", "passed": False},
+    ],
+    "accumulated_code": HOSTILE,
+}
+"""As much of a summary as its readers look at."""
+
+
 def task(name: str = "a", **fields: Any) -> TaskSpec:
     return TaskSpec.model_validate({"id": name, "prompt": "do it"} | fields)
 
@@ -68,4 +81,4 @@ def trajectory() -> Trajectory:
         attempt(3, phase=PhaseName.CODE, subtask="../parse me", code="bad = 1", passed=False, exit_code=-9),
         attempt(4, phase=PhaseName.CODE, subtask="print", code=HOSTILE, stdout=HOSTILE, adapter_digest="ab" * 32),
     )
-    return Trajectory(session=session(phases=phases, code=HOSTILE), attempts=attempts)
+    return Trajectory(session=session(phases=phases, code=HOSTILE, summary=SUMMARY), attempts=attempts)

@@ -1,4 +1,4 @@
-"""Files of a batch: --output, run_summary.json (A16), --junit; whole or absent, and inside their directory."""
+"""Files of a batch: --output, run_summary.json, --junit; whole or absent, and inside their directory."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from batch_samples import HOSTILE, session, task, trajectory
+from batch_samples import HOSTILE, SUMMARY, session, task, trajectory
 from junitparser import Error, Failure, JUnitXml, Properties, Skipped
 
 from engine.api_models import Outcome, Trajectory
 from engine.errors import InputError
 from rune_tui.atomic_file import atomic_writer, write_atomically
-from rune_tui.batch_output import check_destination, check_file_destination, write_task
+from rune_tui.batch_input import Batch
+from rune_tui.batch_output import check_destination, check_file_destination, write_run, write_task
 from rune_tui.batch_records import task_result
 from rune_tui.junit import junit_xml
-from rune_tui.run_summary import run_summary
 
 
 def test_a_task_s_files_are_complete_and_stay_in_its_folder(tmp_path: Path) -> None:
@@ -34,30 +34,25 @@ def test_a_task_s_files_are_complete_and_stay_in_its_folder(tmp_path: Path) -> N
         "out/a/trajectory.json",
     ]
     assert (folder / "final.py").read_bytes() == HOSTILE.encode()
-    assert (folder / "subtasks/01-parse-me.py").read_text() == "good = 1", "a failing attempt replaces no passing one"
+    assert (folder / "subtasks/01-parse-me.py").read_text() == "good = 1"
+    assert json.loads((folder / "run_summary.json").read_text()) == SUMMARY, "as the engine has it, whole"
     assert Trajectory.model_validate_json((folder / "trajectory.json").read_text()) == trajectory()
 
 
-def test_run_summary_has_phases_subtasks_adapters_counts_and_verdict_a16() -> None:
-    summary = run_summary(trajectory())
-    assert json.loads(json.dumps(summary)) == summary
-    assert summary["phases"] == {
-        "decompose": {"state": "done", "iterations": 1, "score": 0.667, "detail": ""},
-        "code": {"state": "done", "iterations": 3, "score": None, "detail": ""},
-    }
-    assert summary["total_iterations"] == 4
-    assert summary["final_tests_passed"] is True and summary["outcome"] == "verified"
-    assert summary["adapters"] == [{"adapter_id": "ab" * 32, "task_type": "code-gen", "phase": "code"}]
-    assert [(entry["name"], entry["passed"], entry["attempts"]) for entry in summary["subtasks"]] == [  # type: ignore[index, union-attr]
-        ("../parse me", True, 2),
-        ("print", True, 1),
-    ]
-    assert summary["accumulated_code"] == HOSTILE, "texts are complete"
+def test_a_session_without_summary_or_code_leaves_its_trajectory_alone(tmp_path: Path) -> None:
+    write_task(tmp_path, Trajectory(session=session(outcome=Outcome.CANCELLED, code=None), attempts=()))
+    assert os.listdir(tmp_path / "a") == ["trajectory.json"]
 
 
-@pytest.mark.parametrize("outcome", [Outcome.SELF_CHECKED, Outcome.FAILED, Outcome.ERROR, Outcome.CANCELLED, None])
-def test_only_given_tests_make_final_tests_passed(outcome: Outcome | None) -> None:
-    assert run_summary(Trajectory(session=session(outcome=outcome), attempts=()))["final_tests_passed"] is False
+def test_the_batch_s_own_summary_is_the_list_of_its_tasks(tmp_path: Path) -> None:
+    results = [task_result(session(name, task=task(name))) for name in ("a", "b")]
+    write_run(tmp_path / "out", results)
+    assert json.loads((tmp_path / "out/run_summary.json").read_text()) == [result.record() for result in results]
+
+
+def test_no_task_may_have_the_name_of_the_batch_s_own_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="rename it"):
+        check_destination(tmp_path, Batch(tmp_path / "tasks.jsonl", (task("run_summary.json"),)))
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -87,11 +82,12 @@ def test_a_kill_at_each_crash_point_leaves_a_whole_file_d2(point: str, content: 
 
 def test_destinations_are_checked_without_creating_anything(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    check_destination(tmp_path / "new" / "deep")
+    batch = Batch(tmp_path / "tasks.jsonl", (task("a"),))
+    check_destination(tmp_path / "new" / "deep", batch)
     check_file_destination("--junit", tmp_path / "new.xml")
     for directory in (tmp_path / "file", tmp_path / "file" / "x"):
         with pytest.raises(InputError, match="--output"):
-            check_destination(directory)
+            check_destination(directory, batch)
     for path in (tmp_path, tmp_path / "none" / "x.xml", tmp_path / "file" / "x.xml"):
         with pytest.raises(InputError, match="--junit"):
             check_file_destination("--junit", path)

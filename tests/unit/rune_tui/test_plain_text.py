@@ -50,6 +50,12 @@ def test_an_unterminated_sequence_hides_nothing() -> None:
     assert clean("\x1b[999999;" + "1;" * 200 + "visible").endswith("visible")
 
 
+@pytest.mark.parametrize("introducer", ["\x9d", "\x90", "\x1b]", "\x1b]\x9d", "\x9b"])
+def test_a_text_of_introducers_takes_linear_time(introducer: str) -> None:
+    """Searched to its end from each introducer, this text takes minutes."""
+    assert set(clean(introducer * 50_000, max_line=10**6, max_chars=10**6)) <= {"]"}
+
+
 def test_long_lines_and_texts_are_cut_with_a_marker() -> None:
     assert clean("x" * 5000) == "x" * MAX_LINE_CHARS + "… (+3000 characters)"
     assert clean("ab\n" * 10, max_chars=6).endswith("… 24 more characters")

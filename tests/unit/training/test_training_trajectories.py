@@ -34,13 +34,6 @@ def record(session: str = "s", number: int = 0, **more: object) -> AttemptRecord
     return AttemptRecord.model_validate({**values, **more})
 
 
-async def test_append_is_idempotent_on_session_and_number(ground: Ground) -> None:
-    assert await ground.store.append(record(number=1, code="first"))
-    assert not await ground.store.append(record(number=1, code="second"))
-    assert [stored.code for stored in await ground.store.attempts("s")] == ["first"]
-    assert len(ground.events.events) == 1
-
-
 async def test_a_step_is_recorded_once_and_its_first_record_stands(ground: Ground) -> None:
     first, new = await ground.store.append_step("code/a#0", record(code="first"))
     assert new

@@ -1,7 +1,7 @@
-"""The home belongs to one engine at a time.
+"""The home: its folders, its socket, and its lock, by which it belongs to one engine at a time.
 
-An flock on `run/engine.lock`, with the owner's pid written in the file for whoever is refused. The kernel drops the
-lock when its holder dies, however it dies, so there is no stale lock to reason about and recovery needs no timeout.
+The lock is an flock on `run/engine.lock`, with the owner's pid written in the file for whoever is refused. The kernel
+drops it when its holder dies, however it dies, so there is no stale lock to reason about and recovery needs no timeout.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from engine.errors import EngineBusyError, EnvironmentUnfitError
 
 HOME_MODE = 0o700
 FILE_MODE = 0o600
+
+MAX_SOCKET_PATH = 107
+"""Bytes of a Unix socket's path that the kernel takes."""
 
 
 def prepare_home(home: Path) -> None:
@@ -31,6 +34,18 @@ def prepare_home(home: Path) -> None:
         raise EnvironmentUnfitError(
             f"RUNE_HOME {home} cannot be used: {error.strerror}. Choose another one."
         ) from error
+
+
+def socket_path(home: Path) -> Path:
+    """Where the engine of this home listens.
+
+    Raises:
+        EnvironmentUnfitError: the path is longer than a Unix socket's may be.
+    """
+    path = home / "run" / "engine.sock"
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise EnvironmentUnfitError(f"RUNE_HOME {home} is too long a path for a Unix socket; choose a shorter one.")
+    return path
 
 
 @dataclass(frozen=True)

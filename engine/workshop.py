@@ -1,13 +1,15 @@
-"""What a session is worked on with: model server, sandbox, judge, prompts. Built at the first session, not before.
+"""What a session is worked on with: model server, sandbox, judge, prompts. Each is built once, when it is needed.
 
-LangGraph, the OpenAI client and the sandbox's probe cost more than a second together; an engine that only lists
-sessions or serves events never pays for them.
+LangGraph, the OpenAI client and Jinja cost more than a second together; an engine that only lists sessions or serves
+events never pays for them. Two things are looked at before the first session: a user's own templates, so that a
+mistake in them stops the engine and not a session, and the sandbox, so that its level is shown from the start.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +17,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from engine.api_models import AttemptRecord, Outcome, PhaseStatus, RunState, SessionRecord, StreamChunk
-from engine.config import Config
-from engine.errors import BudgetExceededError, ConflictError
+from engine.config import Config, SandboxSection
+from engine.errors import BudgetExceededError, ConflictError, RuneError
 from engine.events import Bus
-from engine.inference.factory import backend_kind
 from engine.inference.launch import ModelServer, ServerState
 from engine.runner import Ended
 from engine.sessions import Changes, Sessions
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from engine.evaluation.judge import Judge
     from engine.inference.provider import Provider
     from engine.pipeline.parts import Parts, SessionResult
+    from engine.pipeline.prompts import Prompts
     from engine.sandbox.probe import SandboxReport
 
 MODEL_STATES = {
@@ -42,9 +44,10 @@ MODEL_STATES = {
 }
 """`EngineStatus.model_state` of each state of the model server."""
 
-
 STATES = {Outcome.ERROR: RunState.FAILED, Outcome.CANCELLED: RunState.CANCELLED}
 """State of a session by its outcome, where it did not run to its end; with any other outcome it succeeded."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Facts:
     model: str
     model_state: str
     sandbox_level: str
+    """Empty until the sandbox was looked at."""
     sandbox_reason: str
 
 
@@ -69,22 +73,28 @@ class Stores:
 
 
 class Workshop:
-    """Owner of the model server and of what the first session builds. `async with`: the server ends with the block."""
+    """Owner of the model server and of what sessions share. `async with`: the server ends with the block.
+
+    Entering raises:
+        ConfigError: `pipeline.templates` names a folder that cannot be used.
+    """
 
     def __init__(self, config: Config, home: Path, clock: Clock, stores: Stores) -> None:
         self._config = config
         self._home = home
         self._clock = clock
         self._stores = stores
-        self._backend = backend_kind(config.inference.backend)
         self._server = ModelServer(config, home, clock)
         templates = config.pipeline.templates
         self._templates = Path(templates).expanduser() if templates else None
-        self._judge_lock = asyncio.Lock()
+        self._building = asyncio.Lock()
+        self._prompts: Prompts | None = None
         self._judge: Judge | None = None
         self._report: SandboxReport | None = None
 
     async def __aenter__(self) -> Self:
+        if self._templates is not None:
+            await self._ready_prompts()
         return self
 
     async def __aexit__(
@@ -95,18 +105,19 @@ class Workshop:
     def facts(self) -> Facts:
         """As last observed; the sandbox is unknown until something looked at it."""
         return Facts(
-            backend=self._backend,
+            backend=self._config.inference.backend,
             model=self._config.model.base_id,
             model_state=MODEL_STATES[self._server.state],
             sandbox_level=self._report.level.value if self._report else "",
             sandbox_reason=self._report.reason if self._report else "not looked at yet",
         )
 
-    async def sandbox_report(self) -> SandboxReport:
-        """How well this machine can isolate generated code; looked at once."""
-        await self._ready_judge()
-        assert self._report is not None, "the judge is made from the report"
-        return self._report
+    async def look_at_sandbox(self) -> None:
+        """Find out how well this machine can isolate generated code; from then on `facts` says it."""
+        try:
+            await self._ready_judge()
+        except (RuneError, OSError) as error:  # the first session tries again, and then says so to its user
+            log.error("the sandbox could not be looked at: %s", error)
 
     async def run(self, session: SessionRecord) -> Ended:
         """Work on one session until it ends.
@@ -142,15 +153,15 @@ class Workshop:
             phases=result.phases or None,
             attempts=result.attempts,
             tokens=result.tokens,
-            backend=self._backend,
+            backend=self._config.inference.backend,
             model=self._config.model.base_id,
             sandbox_level=result.sandbox_level,
             code=result.code or None,
+            summary=result.summary,
         )
 
     async def _parts(self, session: SessionRecord, report: Progress) -> Parts:
         from engine.pipeline.parts import Parts
-        from engine.pipeline.prompts import load_prompts
 
         adapter = await self._adapter(session)
         return Parts(
@@ -160,13 +171,13 @@ class Workshop:
             judge=await self._ready_judge(),
             store=self._stores.trajectories,
             report=report,
-            prompts=await asyncio.to_thread(load_prompts, self._templates),
+            prompts=await self._ready_prompts(),
             checkpoints=self._home / "checkpoints.db",
             clock=self._clock,
             parallel=self._config.inference.parallel,
-            adapter=adapter.adapter.digest if adapter else None,
+            adapter=adapter.adapter.id if adapter else None,
             adapter_digest=adapter.adapter.digest if adapter else None,
-            backend=self._backend,
+            backend=self._config.inference.backend,
             model=self._config.model.base_id,
         )
 
@@ -185,16 +196,33 @@ class Workshop:
             await provider.load_adapter(adapter.adapter.digest, str(adapter.directory))
         return provider
 
-    async def _ready_judge(self) -> Judge:
-        async with self._judge_lock:
-            if self._judge is None:
-                from engine.evaluation.judge import Judge
-                from engine.sandbox.probe import probe
-                from engine.sandbox.run import Sandbox
+    async def _ready_prompts(self) -> Prompts:
+        async with self._building:
+            if self._prompts is None:
+                self._prompts = await asyncio.to_thread(_load_prompts, self._templates)
+            return self._prompts
 
-                self._report = await asyncio.to_thread(probe, self._config.sandbox)
-                self._judge = Judge(Sandbox(self._config.sandbox, self._report))
+    async def _ready_judge(self) -> Judge:
+        async with self._building:
+            if self._judge is None:
+                self._judge, self._report = await asyncio.to_thread(_make_judge, self._config.sandbox)
             return self._judge
+
+
+def _load_prompts(templates: Path | None) -> Prompts:
+    from engine.pipeline.prompts import load_prompts
+
+    return load_prompts(templates)
+
+
+def _make_judge(settings: SandboxSection) -> tuple[Judge, SandboxReport]:
+    """Imports, tries the sandbox out, and makes the judge on what it found: in a thread, since all of it blocks."""
+    from engine.evaluation.judge import Judge
+    from engine.sandbox.probe import probe
+    from engine.sandbox.run import Sandbox
+
+    report = probe(settings)
+    return Judge(Sandbox(settings, report)), report
 
 
 class Progress:
