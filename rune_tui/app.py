@@ -193,8 +193,8 @@ class RuneApp(App[None]):
         self._call(self._send("Resuming", self._client.resume_session(self._state.selected)))
 
     async def _send(self, doing: str, request: Coroutine[Any, Any, Any]) -> None:
+        # The answer is not drawn: events of later changes may have come before it, and they bring this one too.
         record = await request
-        self.take(record)
         plain_notify(self, f"{doing} {record.task.id}.")
 
     def _details(self) -> None:
@@ -241,13 +241,16 @@ class RuneApp(App[None]):
         plain_notify(self, f"Wrote {choice.path}.")
 
 
-def run(home: Path, socket: Path) -> int:
+def run(home: Path, socket: Path, overrides: Sequence[str] = ()) -> int:
     """Show the engine behind that socket until the user leaves; the engine goes on.
+
+    Args:
+        overrides: `section.key=value`, of which the `ui` section counts here.
 
     Returns:
         The exit status.
     """
-    ui = load_config(home / "config.toml").ui
+    ui = load_config(home / "config.toml", overrides).ui
     client = EngineClient(socket)
     app = RuneApp(client, refresh_hz=ui.refresh_hz, stream_lines=ui.stream_lines, export_directory=Path.cwd())
     return asyncio.run(_run(app, client))

@@ -24,4 +24,4 @@ def open_terminal(settings: Settings) -> int:
     ensure_engine(settings)
     from rune_tui.app import run
 
-    return run(settings.home, socket_path(settings.home))
+    return run(settings.home, socket_path(settings.home), settings.overrides)

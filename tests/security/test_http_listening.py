@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,13 +22,15 @@ def listening(pid: int) -> tuple[list[str], list[str]]:
     inet: list[str] = []
     unix: list[str] = []
     for member in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
-        inet += [
-            connection.laddr.ip
-            for connection in member.net_connections("inet")
-            if connection.laddr and (connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM)
-        ]
-        unix += [str(connection.laddr) for connection in member.net_connections("unix") if connection.laddr]
+        # Children come and go (sandboxed runs); the engine itself and its model server stay.
+        with suppress(psutil.NoSuchProcess):
+            inet += [bound.laddr.ip for bound in member.net_connections("inet") if bound.laddr and listens(bound)]
+            unix += [str(bound.laddr) for bound in member.net_connections("unix") if bound.laddr]
     return inet, unix
+
+
+def listens(bound: Any) -> bool:
+    return bool(bound.status == psutil.CONN_LISTEN or bound.type == socket.SOCK_DGRAM)
 
 
 def free_port() -> int:
