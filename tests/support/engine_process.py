@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -94,8 +94,10 @@ class Process:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             assert self.child.poll() is None, f"the engine ended: {self.stderr()}"
-            if self._listens() and self.http.get("/ready").status_code == 200:
-                return
+            # A child of a killed engine may hold the old socket for an instant: such a connection is reset.
+            with suppress(httpx.TransportError):
+                if self._listens() and self.http.get("/ready").status_code == 200:
+                    return
             time.sleep(0.01)
         raise AssertionError("the engine was not ready in time")
 
