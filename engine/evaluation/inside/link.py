@@ -9,6 +9,7 @@ import inspect
 import secrets
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, cast
 
@@ -26,28 +27,28 @@ class SolutionExited(SystemExit):
     """The solution ended the program (SystemExit, KeyboardInterrupt ...) instead of returning."""
 
 
-class Translator:
+class Translator(ABC):
     """How values cross on the judge's side; the mirrors implement it."""
 
+    @abstractmethod
     def encode(self, value: Any) -> Any:
         """The wire form of a value of the tests."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, data: Any, arguments: Sequence[Any]) -> Any:
         """The value of a wire form sent by the subject."""
-        raise NotImplementedError
 
+    @abstractmethod
     def learn(self, described: dict[str, Any]) -> None:
         """Take in the description of a remote class."""
-        raise NotImplementedError
 
+    @abstractmethod
     def error(self, described: dict[str, Any]) -> BaseException:
         """The exception of a description."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe_error(self, error: BaseException) -> dict[str, Any]:
         """The description of an exception that a callback raised."""
-        raise NotImplementedError
 
 
 class Link:
@@ -60,7 +61,7 @@ class Link:
         self._next_id = 0
         self._classes = 0
         self._callbacks: dict[int, Any] = {}
-        self.translator = Translator()
+        self.translator: Translator  # set by the mirrors, which need this link first
         self.dropped: list[int] = []
         """Handles that the tests let go; told to the subject with the next request."""
         self.dead = ""
