@@ -89,6 +89,7 @@ class Workshop:
         self._templates = Path(templates).expanduser() if templates else None
         self._building = asyncio.Lock()
         self._prompts: Prompts | None = None
+        self._checkpoints: Path | None = None
         self._judge: Judge | None = None
         self._report: SandboxReport | None = None
 
@@ -172,7 +173,7 @@ class Workshop:
             store=self._stores.trajectories,
             report=report,
             prompts=await self._ready_prompts(),
-            checkpoints=self._home / "checkpoints.db",
+            checkpoints=await self._ready_checkpoints(),
             clock=self._clock,
             parallel=self._config.inference.parallel,
             adapter=adapter.adapter.id if adapter else None,
@@ -201,6 +202,16 @@ class Workshop:
             if self._prompts is None:
                 self._prompts = await asyncio.to_thread(_load_prompts, self._templates)
             return self._prompts
+
+    async def _ready_checkpoints(self) -> Path:
+        async with self._building:
+            if self._checkpoints is None:
+                from engine.pipeline.graph import make_checkpoints
+
+                path = self._home / "checkpoints.db"
+                await make_checkpoints(path)
+                self._checkpoints = path
+            return self._checkpoints
 
     async def _ready_judge(self) -> Judge:
         async with self._building:

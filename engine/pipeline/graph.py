@@ -83,6 +83,15 @@ async def open_checkpoints(path: Path) -> AsyncGenerator[BaseCheckpointSaver[str
             yield saver
 
 
+async def make_checkpoints(path: Path) -> None:
+    """Make the file, once, before sessions share it.
+
+    Two connections that turn a fresh file to WAL at once meet "database is locked", which no timeout waits for.
+    """
+    async with open_checkpoints(path):
+        pass
+
+
 async def run_graph(work: Work) -> SessionState:
     """Run the session to its end, from its last finished phase if it was begun before."""
     graph = _session_graph(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.pipeline.graph import open_checkpoints
+from engine.pipeline.graph import make_checkpoints, open_checkpoints
 
 
 def test_importing_the_pipeline_does_not_import_langgraph() -> None:
@@ -28,6 +29,22 @@ async def test_the_checkpointers_thread_ends_with_the_session_even_when_it_fails
             assert len(opened) == 1
             raise RuntimeError("boom")
     assert not opened & set(threading.enumerate())
+
+
+async def test_sessions_that_start_together_share_a_file_that_was_made_before(tmp_path: Path) -> None:
+    """Eight sessions on a fresh home: one met "database is locked" while another turned the file to WAL."""
+    path = tmp_path / "c.db"
+    await make_checkpoints(path)
+
+    async def session() -> None:
+        async with open_checkpoints(path):
+            pass
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(8):
+            group.create_task(session())
+    mode = await asyncio.to_thread(lambda: path.read_bytes()[18:20])
+    assert mode == b"\x02\x02", "the file's header says WAL"
 
 
 async def test_no_class_is_rebuilt_from_a_checkpoint(tmp_path: Path) -> None:
