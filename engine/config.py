@@ -15,12 +15,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from engine.api_device import BackendName
+from engine.api_training import TrainMethod
 from engine.errors import ConfigError
 
 BACKEND_VARIABLE = "RUNE_BACKEND"
 """Environment variable that stands for `inference.backend`: for one shell, where a file or an option is too much."""
+
+PRESETS = "presets"
+"""The one section whose keys are the user's to name."""
 
 
 class _Section(BaseModel):
@@ -34,7 +39,7 @@ class ModelSection(_Section):
 
 
 class InferenceSection(_Section):
-    backend: Literal["llamacpp", "scripted"]
+    backend: BackendName
     script: str
     threads: int = Field(ge=0, le=1024)
     parallel: int = Field(ge=1, le=256)
@@ -44,9 +49,67 @@ class InferenceSection(_Section):
     max_adapters: int = Field(ge=1, le=256)
 
 
+class VllmSection(_Section):
+    python: str
+    kv_cache_mib: int = Field(ge=64, le=1 << 20)
+    max_loras: int = Field(ge=1, le=64)
+    max_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512]
+    sleep_level: Literal[0, 1, 2]
+    start_timeout_s: float = Field(gt=0, le=7200)
+
+
+class TransformersSection(_Section):
+    four_bit: bool
+
+
+class OllamaSection(_Section):
+    url: str = Field(pattern=r"^http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?/?$")
+    model: str
+
+
+class DeviceSection(_Section):
+    gpu: str = Field(pattern=r"^(GPU-[0-9a-fA-F-]{1,64})?$")
+    drain_s: float = Field(ge=0, le=3600)
+    sleep_s: float = Field(gt=0, le=3600)
+    settle_s: float = Field(gt=0, le=600)
+    margin_mib: int = Field(ge=0, le=1 << 20)
+    trainer_grace_s: float = Field(gt=0, le=600)
+    heartbeat_s: float = Field(gt=0, le=3600)
+    oracle_tokens: int = Field(ge=1, le=256)
+    oracle_logprob: float = Field(gt=0, le=10)
+    start_tries: int = Field(ge=1, le=100)
+
+
+class TrainSection(_Section):
+    """A recipe. A preset is one of these with some keys replaced."""
+
+    method: TrainMethod
+    rank: int = Field(ge=1, le=512)
+    alpha: float = Field(gt=0, le=4096)
+    dropout: float = Field(ge=0, lt=1)
+    targets: str = Field(min_length=1, max_length=1000)
+    epochs: int = Field(ge=1, le=1000)
+    max_steps: int = Field(ge=0, le=1_000_000)
+    batch_size: int = Field(ge=1, le=4096)
+    micro_batch: int = Field(ge=1, le=4096)
+    max_tokens: int = Field(ge=16, le=131072)
+    learning_rate: float = Field(gt=0, le=1)
+    warmup_ratio: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0, le=1)
+    held_out: float = Field(ge=0, le=0.9)
+    evaluate_every: int = Field(ge=1, le=1_000_000)
+    patience: int = Field(ge=1, le=10_000)
+    checkpoint_every: int = Field(ge=1, le=1_000_000)
+    per_task: int = Field(ge=1, le=100_000)
+    max_grad_norm: float = Field(gt=0, le=1000)
+    explode: float = Field(gt=1, le=1000)
+    threads: int = Field(ge=0, le=1024)
+
+
 class GenerationSection(_Section):
     max_tokens: int = Field(ge=1, le=131072)
     temperature: float = Field(ge=0, le=2)
+    fresh_temperature: float = Field(ge=0, le=2)
     top_p: float = Field(gt=0, le=1)
     repetition_penalty: float = Field(ge=0.5, le=2)
     seed: int = Field(ge=0, lt=2**31)
@@ -100,12 +163,40 @@ class Config(_Section):
 
     model: ModelSection
     inference: InferenceSection
+    vllm: VllmSection
+    transformers: TransformersSection
+    ollama: OllamaSection
+    device: DeviceSection
+    train: TrainSection
+    presets: dict[str, dict[str, Any]]
+    """Name -> the keys of `train` that it replaces; `recipe` gives the whole."""
     generation: GenerationSection
     pipeline: PipelineSection
     sandbox: SandboxSection
     registry: RegistrySection
     engine: EngineSection
     ui: UiSection
+
+    @model_validator(mode="after")
+    def _presets_are_recipes(self) -> Config:
+        for name in self.presets:
+            self.recipe(name)
+        return self
+
+    def recipe(self, preset: str) -> TrainSection:
+        """The training recipe of that name.
+
+        Raises:
+            ConfigError: there is no such preset, or a key of it is not valid.
+        """
+        if preset not in self.presets:
+            raise ConfigError(f"There is no preset {preset!r}.{_nearest(preset, list(self.presets))}")
+        try:
+            return TrainSection.model_validate({**self.train.model_dump(), **self.presets[preset]})
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(f"[presets.{preset}] {key} = {first['input']!r}: {first['msg']}.") from error
 
 
 def home_directory() -> Path:
@@ -182,6 +273,9 @@ def _merge(target: dict[str, dict[str, Any]], new: Mapping[str, Any], place: str
         if section not in target or not isinstance(keys, dict):
             raise ConfigError(f"{place}: unknown section [{section}].{_nearest(section, list(target))}")
         for key, value in keys.items():
+            if section == PRESETS:  # a user names presets of their own; what is in them is checked as a recipe
+                target[section][key] = {**target[section].get(key, {}), **value} if isinstance(value, dict) else value
+                continue
             if key not in target[section]:
                 raise ConfigError(f"{place}: unknown key {section}.{key}.{_nearest(f'{section}.{key}', valid)}")
             target[section][key] = value

@@ -84,6 +84,18 @@ class EngineUnreachableError(EnvironmentUnfitError):
     """No engine answers; start one with `rune-tui engine start`."""
 
 
+class DeviceBusyError(EnvironmentUnfitError):
+    """The device is not free; the message says who has it and until when. Try again then, or let the request wait."""
+
+
+class DeviceLostError(EnvironmentUnfitError):
+    """The GPU does not answer any more; see `nvidia-smi` and the kernel's log, then restart the engine."""
+
+
+class BackendUnavailableError(EnvironmentUnfitError):
+    """That backend cannot run here; the message says what to install."""
+
+
 class ModelNotFoundError(EnvironmentUnfitError):
     """The model file is not there; set `model.path` in config.toml or reinstall rune-tui."""
 
@@ -106,6 +118,12 @@ class ContextOverflowError(ProviderError):
     status = 422
 
 
+class RequestAbortedError(ProviderError):
+    """The device was handed over while this request ran; it is asked again when the model serves."""
+
+    status = 503
+
+
 class AdapterUnsupportedError(ProviderError):
     """This backend cannot use adapters; choose vllm, llamacpp or transformers."""
 
@@ -126,3 +144,7 @@ class DependencyCycleError(PipelineError):
 
 class BudgetExceededError(PipelineError):
     """The run's budget of seconds or tokens is spent; raise it or resume with a new one."""
+
+
+class TrainingError(RuneError):
+    """The training job could not go on; the message says at which step and why."""

@@ -105,7 +105,7 @@ class AttemptLoop:
         crash_point("attempt.before_generate")
         ask = self._loop.ask(turns)
         seed = attempt_seed(self._base_seed, self._loop.phase, self._loop.key, len(turns))
-        answer = await generate(self._parts, self._budget, ask, self._call(turns, seed))
+        answer = await generate(self._parts, self._budget, ask, self._call(turns, seed, fresh=ask.fresh))
         crash_point("attempt.after_generate")
         return {"draft": self._draft(ask, answer, turns, seed), "verdict": None, "execute_seconds": 0.0}
 
@@ -160,10 +160,11 @@ class AttemptLoop:
         turns = state.get("turns", [])
         return route(is_enough(self._loop, turns[-1]), len(turns), self._loop.cap)
 
-    def _call(self, turns: Sequence[Turn], seed: int) -> Call:
+    def _call(self, turns: Sequence[Turn], seed: int, *, fresh: bool) -> Call:
         settings = self._parts.generation
         limit = min(settings.max_tokens, self._loop.max_tokens or settings.max_tokens)
-        temperature = retry_temperature(settings.temperature, repeats(turns))
+        base = max(settings.temperature, settings.fresh_temperature) if fresh else settings.temperature
+        temperature = retry_temperature(base, repeats(turns))
         loop = self._loop
         return Call(self._session_id, loop.phase, loop.subtask, len(turns) + 1, seed, temperature, limit)
 

@@ -11,7 +11,7 @@ from engine.pipeline.parse import project_label
 from engine.pipeline.prompts import BUDGETS, Value
 from engine.pipeline.score import integrate_score
 from engine.pipeline.state import PhaseData, Program, SessionState, with_phase
-from engine.pipeline.turns import Ask, Loop, Turn, best_turn, verdict_json, verdict_of
+from engine.pipeline.turns import Ask, Loop, Turn, best_turn, is_progress, verdict_json, verdict_of
 from engine.pipeline.work import Work
 
 
@@ -25,7 +25,11 @@ async def attempt(work: Work, state: SessionState) -> SessionState:
 
 
 def attempt_ask(work: Work, turns: Sequence[Turn]) -> Ask:
-    """The task with its visible tests; from the second attempt on also what was tried and what came of it."""
+    """The task with its visible tests; the second attempt also gets what was tried and what came of it.
+
+    So do later ones while the tries get better. Where they do not, the next is a fresh draw: a small model that is
+    shown failed code copies it, and draws that know nothing of each other find more (`python -m benchmarks.loop`).
+    """
     task = work.task
     facts: dict[str, Value] = {
         "project": task.prompt,
@@ -39,6 +43,8 @@ def attempt_ask(work: Work, turns: Sequence[Turn]) -> Ask:
     last = turns[-1]
     if will_continue(last):
         return continue_ask(task.prompt, last)
+    if len(turns) > 1 and not is_progress(turns):
+        return Ask("attempt", facts, fresh=True)
     verdict = verdict_of(last)
     tried: dict[str, Value] = {
         "existing_code": last["code"],

@@ -72,6 +72,8 @@ class Ask:
     values: Mapping[str, Value]
     continues: bool = False
     """The answer goes on from the last turn's code."""
+    fresh: bool = False
+    """The task is asked anew, without what was tried: drawn at `generation.fresh_temperature`."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,12 @@ def repeats(turns: Sequence[Turn]) -> int:
     """How often the model has given code that it had given before: each raises the temperature of the next try."""
     codes = [turn["code"].strip() for turn in turns if turn["code"].strip()]
     return len(codes) - len(set(codes))
+
+
+def is_progress(turns: Sequence[Turn]) -> bool:
+    """Whether the last turn passes more tests than any before it, so that it is worth mending rather than replacing."""
+    *earlier, last = (verdict_of(turn).passed_count for turn in turns)
+    return last > max(earlier, default=0)
 
 
 def verdict_of(turn: Turn) -> Verdict:
