@@ -1,6 +1,6 @@
 """The last phases of a project: integrate, and while the tests fail diagnose and repair.
 
-integrate ──► passed, or no round left ──────────────────────────────► end
+integrate ──► joined as they are, or by the model: passed, or no round left ──────────────────────────────► end
     │ fails                                                             ▲
     ▼                                                                   │
 diagnose ──► nothing named ─────────────────────────────────────────────┤
@@ -19,12 +19,14 @@ from engine.api_models import PhaseName
 from engine.pipeline.attempt import will_continue
 from engine.pipeline.files import files_text, target_text
 from engine.pipeline.interfaces import extract_skeleton
+from engine.pipeline.join import join_parts, required_names
 from engine.pipeline.parse import parse_diagnosis
 from engine.pipeline.phases import subtask_code
 from engine.pipeline.prompts import BUDGETS, Part, Value
+from engine.pipeline.score import integrate_score
 from engine.pipeline.single import continue_ask, program_of
 from engine.pipeline.state import PhaseData, Program, Repair, SessionState, SubtaskCode, is_pass, with_phase
-from engine.pipeline.turns import Ask, Loop, Turn
+from engine.pipeline.turns import Ask, Loop, Turn, verdict_json
 from engine.pipeline.work import Work, side_by_side
 
 SUMMARY_PLAN_CHARS = 200
@@ -34,12 +36,28 @@ DIAGNOSE_TOKENS = 200
 
 
 async def integrate(work: Work, state: SessionState) -> SessionState:
-    """Assemble one program from the subtasks."""
+    """Assemble one program from the subtasks: by joining them where that passes the given tests, else by the model."""
+    joined = await _joined(work, state)
+    if joined is not None:
+        data = PhaseData(iterations=0, score=joined["score"], state="done", detail="the parts joined as they are")
+        return {"program": joined, "phases": with_phase(state, "integrate", data)}
     loop = _integrate_loop(work, state, "integrate", work.cap(PhaseName.INTEGRATE))
     turns = await work.run(loop)
     program = program_of(turns)
     data = PhaseData(iterations=len(turns), score=program["score"], state="done", detail=program["diagnosis"])
     return {"program": program, "phases": with_phase(state, "integrate", data)}
+
+
+async def _joined(work: Work, state: SessionState) -> Program | None:
+    codes = [written["code"] for written in state.get("codes", {}).values()]
+    code = join_parts(codes, required_names(work.task)) if work.has_tests else None
+    if code is None:
+        return None
+    verdict = await work.check(code)
+    if not verdict.passed:
+        return None
+    score = integrate_score(verdict)
+    return {"code": code, "score": score, "verdict": verdict_json(verdict), "diagnosis": "", "error": ""}
 
 
 def after_integrate(work: Work, state: SessionState) -> Literal["diagnose", "verdict"]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from engine.api_models import PhaseName
+from engine.api_models import PhaseName, TaskSpec
 from engine.errors import DependencyCycleError
 from engine.pipeline.attempt import will_continue
 from engine.pipeline.dependencies import Blackboard, layers
 from engine.pipeline.files import files_text, target_text
+from engine.pipeline.join import required_names
 from engine.pipeline.parse import (
     FALLBACK_CHARS,
     FALLBACK_NAME,
@@ -51,7 +52,7 @@ async def decompose(work: Work, state: SessionState) -> SessionState:
     turns = await work.run(_decompose_loop(work, "decompose", work.cap(PhaseName.DECOMPOSE), ""))
     best = max((read_list(turn["text"], work.task.prompt) for turn in turns), key=score_of)
     iterations = len(turns)
-    subtasks = accepted(best)
+    subtasks = accepted(best if not best.fallback else by_name(best, work.task))
     cycle = cycle_of(subtasks)
     if cycle:
         # Once more, with the circle named; the list that has it is shown as the one to improve.
@@ -67,6 +68,14 @@ async def decompose(work: Work, state: SessionState) -> SessionState:
         return {"failure": failure, "phases": with_phase(state, "decompose", data)}
     data = PhaseData(iterations=iterations, score=score, state="done", detail=f"{len(subtasks)} subtasks")
     return {"subtasks": [subtask_data(part) for part in subtasks], "phases": with_phase(state, "decompose", data)}
+
+
+def by_name(best: Decomposition, task: TaskSpec) -> Decomposition:
+    """Where no list could be had: a subtask for each name that the task asks for, if it names several."""
+    names = required_names(task)
+    if len(names) < 2:
+        return best
+    return Decomposition(tuple(Subtask(name, f"Only `{name}`, as the project says.") for name in names), fallback=True)
 
 
 def read_list(text: str, prompt: str) -> Decomposition:

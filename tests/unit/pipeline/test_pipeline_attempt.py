@@ -90,13 +90,26 @@ async def test_a03_a08_what_was_tried_reaches_the_second_attempt(ground: Ground)
         assert text in second
 
 
+def answer(passed: int) -> str:
+    return f"```python\n# fail {passed}/3\n```"
+
+
 async def test_retries_use_other_seeds_and_the_same_code_again_raises_the_temperature(ground: Ground) -> None:
-    other = "```python\n# fail 0/3\n```"
-    provider = ScriptedProvider(in_turn([FAIL, FAIL, other, FAIL, other]))
+    provider = ScriptedProvider(in_turn([answer(0), answer(1), answer(1), answer(2), answer(2)]))
     await run_session("s", task(max_attempts=5), make_parts(ground.home, ground.store, provider))
     drawn = [request.sampling for request in provider.requests]
     assert len({sampling.seed for sampling in drawn}) == 5
-    assert [sampling.temperature for sampling in drawn] == pytest.approx([0.3, 0.3, 0.5, 0.5, 0.7])
+    assert [sampling.temperature for sampling in drawn] == pytest.approx([0.3, 0.3, 0.3, 0.8, 0.5])
+
+
+async def test_a_try_that_is_no_better_is_followed_by_a_fresh_draw_that_knows_nothing_of_it(ground: Ground) -> None:
+    provider = ScriptedProvider(in_turn([answer(1), answer(0), answer(1), answer(2), answer(2)]))
+    await run_session("s", task(max_attempts=5), make_parts(ground.home, ground.store, provider))
+    shown = ["This code was tried" in prompt for prompt in provider.prompts()]
+    assert shown == [False, True, False, False, True], "the second always reflects; later ones while it gets better"
+    drawn = [request.sampling.temperature for request in provider.requests]
+    assert drawn[2] == drawn[3] == pytest.approx(0.8)
+    assert provider.prompts()[2] == provider.prompts()[0]
 
 
 async def test_the_same_base_seed_gives_the_same_seeds_and_another_gives_others(ground: Ground) -> None:
