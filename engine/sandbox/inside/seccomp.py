@@ -112,8 +112,10 @@ METADATA_IGNORED: dict[str, Numbers] = {
     "utime": (132, None),
     "utimes": (235, None),
     "futimesat": (261, None),
-    "utimensat": (280, 88),
 }
+UTIMENSAT: Numbers = (280, 88)
+"""Ignored like the others, but refused where it asks for "now": `Path.touch` begins with that and would take an
+ignored call for a file that is there; refused, it goes on to make the file."""
 METADATA_DENIED: dict[str, Numbers] = {
     "chown": (92, None),
     "lchown": (94, None),
@@ -188,6 +190,7 @@ def build(machine: str, *, pid: int, free_signals: bool, free_groups: bool, free
         rules += [(numbers, [_refuse(errno.EPERM)]) for numbers in GROUP.values()]
     if not free_metadata:
         rules += [(numbers, [_refuse(0)]) for numbers in METADATA_IGNORED.values()]
+        rules += [(UTIMENSAT, _without_pointer(2, errno.EPERM, otherwise=0))]
         rules += [(numbers, [_refuse(errno.EPERM)]) for numbers in METADATA_DENIED.values()]
     if not free_signals:
         rules += _signal_rules(pid)
@@ -234,6 +237,12 @@ def _only(argument: int, values: tuple[int, ...]) -> list[Instruction]:
 def _never(argument: int, values: tuple[int, ...]) -> list[Instruction]:
     checks = [(_EQUAL, len(values) - index, 0, value) for index, value in enumerate(values)]
     return [_argument(argument), *checks, *_verdict(denied_first=False)]
+
+
+def _without_pointer(argument: int, number: int, *, otherwise: int) -> list[Instruction]:
+    """`number` where that pointer is NULL, else `otherwise`."""
+    low, high = _argument(argument), _argument(argument, high=True)
+    return [low, (_EQUAL, 0, 2, 0), high, (_EQUAL, 1, 0, 0), _refuse(otherwise), _refuse(number)]
 
 
 def _verdict(denied_first: bool) -> list[Instruction]:

@@ -156,6 +156,14 @@ async def test_a_channel_keeps_its_number_and_works_both_ways(sandbox: Sandbox) 
             assert await loop.sock_recv(ours, 9) == b"", "nothing inside holds the channel any more"
 
 
+async def test_touch_makes_the_file_and_copies_keep_working(sandbox: Sandbox) -> None:
+    """Modes and times cannot be set at landlock; what asks for them must neither fail nor believe in a file."""
+    code = "import os, pathlib, shutil\npathlib.Path('a').touch()\nshutil.copy2('a', 'b')\n"
+    code += "print([os.path.exists(name) for name in 'ab'])"
+    result = await sandbox.run(script(code))
+    assert result.stdout == "[True, True]\n", result.stderr
+
+
 async def test_without_channels_no_descriptor_is_open(sandbox: Sandbox) -> None:
     """S2: an empty list means nothing."""
     leak, _ = os.pipe()
