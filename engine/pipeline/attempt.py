@@ -163,9 +163,8 @@ class AttemptLoop:
     def _call(self, turns: Sequence[Turn], seed: int, *, fresh: bool) -> Call:
         settings = self._parts.generation
         limit = min(settings.max_tokens, self._loop.max_tokens or settings.max_tokens)
-        temperature = retry_temperature(settings.temperature, repeats(turns))
-        if fresh:
-            temperature = max(temperature, settings.fresh_temperature)
+        base = max(settings.temperature, settings.fresh_temperature) if fresh else settings.temperature
+        temperature = retry_temperature(base, repeats(turns))
         loop = self._loop
         return Call(self._session_id, loop.phase, loop.subtask, len(turns) + 1, seed, temperature, limit)
 

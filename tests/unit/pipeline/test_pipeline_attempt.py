@@ -99,7 +99,7 @@ async def test_retries_use_other_seeds_and_the_same_code_again_raises_the_temper
     await run_session("s", task(max_attempts=5), make_parts(ground.home, ground.store, provider))
     drawn = [request.sampling for request in provider.requests]
     assert len({sampling.seed for sampling in drawn}) == 5
-    assert [sampling.temperature for sampling in drawn] == pytest.approx([0.3, 0.3, 0.3, 0.8, 0.5])
+    assert [sampling.temperature for sampling in drawn] == pytest.approx([0.3, 0.3, 0.3, 1.0, 0.5])
 
 
 async def test_a_try_that_is_no_better_is_followed_by_a_fresh_draw_that_knows_nothing_of_it(ground: Ground) -> None:
@@ -108,7 +108,7 @@ async def test_a_try_that_is_no_better_is_followed_by_a_fresh_draw_that_knows_no
     shown = ["This code was tried" in prompt for prompt in provider.prompts()]
     assert shown == [False, True, False, False, True], "the second always reflects; later ones while it gets better"
     drawn = [request.sampling.temperature for request in provider.requests]
-    assert drawn[2] == drawn[3] == pytest.approx(0.8)
+    assert drawn[2:4] == pytest.approx([0.8, 1.0]), "a repeat raises the temperature of a fresh draw too"
     assert provider.prompts()[2] == provider.prompts()[0]
 
 
