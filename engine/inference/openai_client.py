@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from contextlib import aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import openai
 
 UNIX_SCHEME = "unix://"
+EVENT, DONE = "data: ", "data: [DONE]"
+"""How a line of an answer begins, and the last one."""
 CONNECT_SECONDS = 5.0
 """A local server accepts at once or is not there."""
 ADMIN_SECONDS = 60.0
@@ -104,34 +107,37 @@ class OpenAIProvider:
         prompt_tokens = completion_tokens = 0
         async with aclosing(self._chunks(body, deadline)) as chunks:
             async for chunk in chunks:
-                if chunk.usage is not None:
-                    prompt_tokens, completion_tokens = chunk.usage.prompt_tokens, chunk.usage.completion_tokens
-                for choice in chunk.choices:
-                    if choice.finish_reason is not None:
-                        finish = _FINISH.get(choice.finish_reason, "stop")
-                    if choice.delta.content:
-                        yield Delta(choice.delta.content)
+                if usage := chunk.get("usage"):
+                    prompt_tokens, completion_tokens = usage["prompt_tokens"], usage["completion_tokens"]
+                for choice in chunk["choices"]:
+                    if choice.get("finish_reason") is not None:
+                        finish = _FINISH.get(choice["finish_reason"], "stop")
+                    if text := choice["delta"].get("content"):
+                        yield Delta(text)
         if finish is None:
             raise ProviderError("The model server ended the answer before its end; its log says why.")
         yield Delta("", finish, prompt_tokens, completion_tokens)
 
-    async def _chunks(self, body: dict[str, Any], deadline: float) -> AsyncGenerator[Any, None]:
-        """The raw chunks. A timeout may not span a `yield`: it would cancel the consumer instead of this wait."""
-        with self._translated():
-            async with asyncio.timeout_at(deadline):
-                body = body | {"stream_options": {"include_usage": True}}
-                stream = await self._client.chat.completions.create(**body, stream=True)
-        try:
-            source = aiter(stream)
+    async def _chunks(self, body: dict[str, Any], deadline: float) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks, as they stand on the wire: to make the library's models of them takes longer than all the rest.
+
+        A timeout may not span a `yield`: it would cancel the consumer instead of this wait.
+        """
+        body = body | {"stream": True, "stream_options": {"include_usage": True}}
+        create = self._client.chat.completions.with_streaming_response.create
+        async with AsyncExitStack() as stack:
+            with self._translated():
+                async with asyncio.timeout_at(deadline):
+                    response = await stack.enter_async_context(create(**body))
+            lines = aiter(response.iter_lines())
             while True:
                 with self._translated():
                     async with asyncio.timeout_at(deadline):
-                        chunk = await anext(source, None)
-                if chunk is None:
+                        line = await anext(lines, None)
+                if line is None:
                     return
-                yield chunk
-        finally:
-            await stream.close()
+                if (chunk := _event(line)) is not None:
+                    yield chunk
 
     def _body(self, request: Request) -> dict[str, Any]:
         if request.adapter is not None:
@@ -161,7 +167,7 @@ class OpenAIProvider:
             AdapterUnsupportedError, ProviderError
         """
         self._require_adapters()
-        response = await self._call("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
+        response = await self.call("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
         if response.status_code != 200 and not await self._holds(name, path, response):
             raise _adapter_error(name, response)
         self._adapters |= {name}
@@ -173,7 +179,7 @@ class OpenAIProvider:
             AdapterUnsupportedError, ProviderError
         """
         self._require_adapters()
-        response = await self._call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+        response = await self.call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
         if response.status_code not in (200, 400, 404):
             raise _adapter_error(name, response)
         self._adapters -= {name}
@@ -188,7 +194,7 @@ class OpenAIProvider:
     async def health(self) -> Health:
         """Whether it answers and is awake, and which adapters it has. A server that is not there is not ready."""
         try:
-            response = await self._call("GET", "/health")
+            response = await self.call("GET", "/health")
             adapters = await self.list_adapters() if response.status_code == 200 else ()
             asleep = self.capabilities.sleep and await self.is_sleeping()
         except ProviderError:
@@ -196,24 +202,13 @@ class OpenAIProvider:
         ready = response.status_code == 200 and not asleep
         return Health(ready=ready, backend=self._endpoint.kind, model=self._endpoint.model, adapters=adapters)
 
-    async def sleep(self, level: int = 1) -> None:
-        """Ask the server to give its memory back.
-
-        Raises:
-            ProviderError
-        """
-        _require_ok(await self._call("POST", f"/sleep?level={level}"))
-
-    async def wake(self) -> None:
-        """Ask the server to load its model again.
-
-        Raises:
-            ProviderError
-        """
-        _require_ok(await self._call("POST", "/wake_up"))
-
     async def is_sleeping(self) -> bool:
-        response = await self._call("GET", "/is_sleeping")
+        """What the server says of itself.
+
+        Raises:
+            ProviderError
+        """
+        response = await self.call("GET", "/is_sleeping")
         _require_ok(response)
         return bool(response.json()["is_sleeping"])
 
@@ -224,7 +219,7 @@ class OpenAIProvider:
 
     async def _served(self) -> dict[str, str]:
         """Adapter name -> path, as the server says."""
-        response = await self._call("GET", "/v1/models")
+        response = await self.call("GET", "/v1/models")
         _require_ok(response)
         return {entry["id"]: entry["root"] for entry in response.json()["data"] if entry.get("parent")}
 
@@ -233,13 +228,21 @@ class OpenAIProvider:
         taken = response.status_code == 400 and "already been loaded" in response.text
         return taken and (await self._served()).get(name) == path
 
-    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx2.Response:
+    async def call(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, timeout_s: float = ADMIN_SECONDS
+    ) -> httpx2.Response:
+        """One call as it is, for those who run the server; any status is an answer.
+
+        Raises:
+            ProviderError: the server is not there, or breaks off.
+            ProviderTimeoutError
+        """
         import httpx2
 
         try:
-            return await self._http.request(method, self._base + path, json=body, timeout=ADMIN_SECONDS)
+            return await self._http.request(method, self._base + path, json=body, timeout=timeout_s)
         except httpx2.TimeoutException as error:
-            raise ProviderTimeoutError(f"The model server did not answer {path} in {ADMIN_SECONDS:.0f} s.") from error
+            raise ProviderTimeoutError(f"The model server did not answer {path} in {timeout_s:.0f} s.") from error
         except httpx2.HTTPError as error:
             raise ProviderError(f"The model server does not answer {path}: {error or type(error).__name__}") from error
 
@@ -295,6 +298,20 @@ class OpenAIProvider:
             raise ProviderError(f"The model server refused the request: {_message(error)}") from error
         except (openai.APIError, httpx2.HTTPError) as error:
             raise ProviderError(f"The model server failed: {_message(error)}") from error
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """The object of a line of server-sent events; None for a blank line and for the end's mark.
+
+    Raises:
+        ProviderError: the server failed in the middle of its answer.
+    """
+    if not line.startswith(EVENT) or line == DONE:
+        return None
+    chunk: dict[str, Any] = json.loads(line.removeprefix(EVENT))
+    if error := chunk.get("error"):
+        raise ProviderError(f"The model server failed: {error.get('message', error)}")
+    return chunk
 
 
 def _message(error: Exception) -> str:

@@ -50,6 +50,8 @@ class Delta:
     finish_reason: FinishReason | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    backend: str = ""
+    """On the last piece: which one answered, where it may change between two requests."""
 
 
 @dataclass(frozen=True)

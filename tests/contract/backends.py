@@ -1,12 +1,14 @@
-"""The backends that the contract suite runs against, and how it talks to them. A further backend is a further line."""
+"""The backends that the contract suite runs against, and how it talks to them. A further backend is a further line.
+
+Each is started as the product starts it: by its server, under a guardian, from a configuration. vLLM is the real one,
+in an environment of its own that RUNE_VLLM_PYTHON names; without it its tests are skipped, and say so.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import secrets
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,34 +17,46 @@ from typing import Any
 
 import httpx2
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import save_file
 
-from engine.inference.factory import CAPABILITIES
-from engine.inference.model_files import embedded_model
-from engine.inference.openai_client import Endpoint, OpenAIProvider
+from engine.api_device import BackendName
+from engine.config import load_config
+from engine.device.contracts import LiveAdapter
+from engine.inference.openai_client import OpenAIProvider
 from engine.inference.provider import Message, Request, Sampling
+from engine.inference.servers.catalogue import make_servers
+from engine.inference.servers.process import ProcessServer
 
 MODEL = "base"
-START_SECONDS = 50.0
-ROOT = Path(__file__).parents[2]
+VLLM_VARIABLE = "RUNE_VLLM_PYTHON"
 SMOLLM2 = {"q_proj": (576, 576), "v_proj": (192, 576), "down_proj": (576, 1536)}
 """(out, in) of some linear modules of the embedded model."""
+KEY_VARIABLES = ("RUNE_SIDECAR_KEY", "VLLM_API_KEY")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One backend: its kind and its own arguments."""
+    """One backend and where it may differ."""
 
-    kind: str
-    arguments: tuple[str, ...] = ()
+    kind: BackendName
     checks_shapes: bool = True
-    """Whether it knows the shapes of a base model."""
+    """Whether a base model with shapes is behind it."""
+    house: bool = True
+    """Whether it is our sidecar, whose answers are stricter than vLLM's; see `sidecar/app.py`."""
 
 
+VLLM_MARKS = (
+    pytest.mark.slow,
+    pytest.mark.timeout(600),  # it imports for two minutes
+    pytest.mark.skipif(VLLM_VARIABLE not in os.environ, reason=f"{VLLM_VARIABLE} names no interpreter that has vllm"),
+)
 BACKENDS = [
-    pytest.param(Spec("scripted", checks_shapes=False), id="scripted"),
-    pytest.param(Spec("llamacpp", ("--model", str(embedded_model()))), id="llamacpp", marks=pytest.mark.model),
+    pytest.param(Spec(BackendName.SCRIPTED, checks_shapes=False), id="scripted"),
+    pytest.param(Spec(BackendName.LLAMACPP), id="llamacpp", marks=pytest.mark.model),
+    pytest.param(Spec(BackendName.TRANSFORMERS), id="transformers", marks=(pytest.mark.model, pytest.mark.slow)),
+    pytest.param(Spec(BackendName.VLLM, house=False), id="vllm", marks=VLLM_MARKS),
 ]
 
 
@@ -51,20 +65,43 @@ class Running:
     """A model server that answers."""
 
     spec: Spec
-    socket: Path
-    key: str
-    process: asyncio.subprocess.Process
-    provider: OpenAIProvider
-    http: httpx2.AsyncClient
-    """Sends the key; paths are relative."""
+    server: ProcessServer
+    home: Path
+
+    @property
+    def provider(self) -> OpenAIProvider:
+        return self.server.provider
+
+    @property
+    def socket(self) -> Path:
+        (socket,) = self.home.glob("run/server-*/model.sock")
+        return socket
+
+    @property
+    def family(self) -> list[psutil.Process]:
+        assert self.server.pid is not None
+        leader = psutil.Process(self.server.pid)
+        return [leader, *leader.children(recursive=True)]
+
+    @property
+    def key(self) -> str:
+        """As its environment has it: what another process of the same user could read too."""
+        environment = self.family[0].environ()
+        return next(environment[name] for name in KEY_VARIABLES if name in environment)
+
+    async def load(self, name: str, path: Path) -> None:
+        await self.server.load_adapter(LiveAdapter(name, str(path)))
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> httpx2.Response:
+        return await self.provider.call("POST", path, dict(body))
 
     async def ask(self, prompt: str, *, adapter: str | None = None, **sampling: Any) -> str:
         return (await self.provider.generate(request(prompt, adapter=adapter, **sampling))).text
 
-    async def running(self) -> int:
+    async def running(self) -> float:
         """Answers that are being generated, as /metrics says."""
-        text = (await self.http.get("/metrics")).text
-        return int(next(line.split()[1] for line in text.splitlines() if line.startswith("vllm:num_requests_running")))
+        lines = (await self.provider.call("GET", "/metrics")).text.splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("vllm:num_requests_running"))
 
 
 def request(
@@ -75,37 +112,19 @@ def request(
 
 
 @asynccontextmanager
-async def sidecar(spec: Spec, folder: Path, extra: tuple[str, ...] = ()) -> AsyncIterator[Running]:
-    """Start a model server in `folder`, wait until it answers, stop it."""
-    socket, key = folder / "s.sock", secrets.token_hex(32)
-    arguments = ["--backend", spec.kind, "--uds", str(socket), "--model-name", MODEL, "--scratch", str(folder)]
-    arguments += ["--context", "512", "--parallel", "2", "--threads", "0", "--max-adapters", "8"]
-    arguments += ["--max-adapter-mb", "512", "--max-rank", "256", *spec.arguments, *extra]
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "RUNE_SIDECAR_KEY": key}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "engine.inference.sidecar", *arguments,
-        env=environment, stdin=asyncio.subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    endpoint = Endpoint(spec.kind, f"unix://{socket}", MODEL, key, CAPABILITIES[spec.kind], 50.0, 0)
-    provider = OpenAIProvider(endpoint)
-    http = httpx2.AsyncClient(
-        transport=httpx2.AsyncHTTPTransport(uds=str(socket)), base_url="http://sidecar",
-        headers={"Authorization": f"Bearer {key}"}, timeout=50.0,
-    )  # fmt: skip
+async def serving(spec: Spec, home: Path) -> AsyncIterator[Running]:
+    """Start a model server in `home`, wait until it answers, stop it."""
+    overrides = [f"model.base_id={MODEL}", "model.context_tokens=512", "inference.parallel=2"]
+    overrides += ["vllm.kv_cache_mib=256", f"vllm.python={os.environ.get(VLLM_VARIABLE, '')}"]
+    config = await asyncio.to_thread(load_config, home / "none.toml", overrides)
+    servers = await asyncio.to_thread(make_servers, config, home, lambda: None)
+    server = servers[spec.kind]
+    assert isinstance(server, ProcessServer)
+    await server.start(1)
     try:
-        async with asyncio.timeout(START_SECONDS):
-            while not (socket.exists() and (await provider.health()).ready):
-                assert process.returncode is None, "the model server ended while it started"
-                await asyncio.sleep(0.02)
-        yield Running(spec, socket, key, process, provider, http)
+        yield Running(spec, server, home)
     finally:
-        await provider.aclose()
-        await http.aclose()
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-        assert process.stdin is not None
-        process.stdin.close()
+        await server.stop()
 
 
 def write_adapter(

@@ -1,7 +1,7 @@
 """Entry point of the sidecar: `python -m engine.inference.sidecar --backend llamacpp --uds PATH --model PATH ...`.
 
 It lives exactly as long as its parent: the kernel kills it when the parent dies (PR_SET_PDEATHSIG), and the end of
-its standard input stops it too, which also covers a parent that died before that was set.
+its standard input, where that is a pipe, stops it too, which also covers a parent that died before that was set.
 The key comes by the environment, never by the command line, which every user of the machine can read.
 """
 
@@ -13,10 +13,12 @@ import ctypes
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -38,11 +40,12 @@ SHUTDOWN_SECONDS = 2
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m engine.inference.sidecar", description="A model server.")
-    parser.add_argument("--backend", choices=("llamacpp", "scripted"), required=True)
+    parser.add_argument("--backend", choices=("llamacpp", "scripted", "transformers"), required=True)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--uds", type=Path, help="Unix socket to serve on; made with mode 0600")
     where.add_argument("--port", type=int, help="port on 127.0.0.1 instead")
-    parser.add_argument("--model", type=Path, help="GGUF file (llamacpp)")
+    parser.add_argument("--model", type=Path, help="GGUF file (llamacpp), Hugging Face directory (transformers)")
+    parser.add_argument("--four-bit", action="store_true", help="hold the model in NF4 (transformers)")
     parser.add_argument("--model-name", required=True, help="name of the base model in requests")
     parser.add_argument("--script", type=Path, help="JSON script (scripted); absent: the built-in rules")
     # No defaults here: those of config.toml are the only ones.
@@ -59,7 +62,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 def _backend(arguments: argparse.Namespace) -> Backend:
     limits = AdapterLimits(arguments.max_adapter_mb << 20, arguments.max_rank)
-    # Imported here, so that the scripted backend starts without llama.cpp's libraries.
+    # Imported here, so that each backend starts without the libraries of the others.
     if arguments.backend == "scripted":
         from engine.inference.sidecar.adapter_files import check_adapter
         from engine.inference.sidecar.script import Script
@@ -67,21 +70,29 @@ def _backend(arguments: argparse.Namespace) -> Backend:
 
         script = Script.read(arguments.script)
         return ScriptedBackend(script, partial(check_adapter, limits=limits), arguments.context, arguments.parallel)
-    # Read by the OpenMP library when llama.cpp loads it, just below.
+    # Read by the OpenMP library when llama.cpp or torch loads it, just below.
     os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
+    if arguments.backend == "transformers":
+        from engine.inference.sidecar.transformers_backend import TransformersBackend, TransformersSettings
+
+        return TransformersBackend(
+            TransformersSettings(**_sizes(arguments), limits=limits, four_bit=arguments.four_bit)
+        )
     from engine.inference.sidecar.llamacpp import LlamaBackend, LlamaSettings
 
-    return LlamaBackend(
-        LlamaSettings(
-            model=arguments.model,
-            context_tokens=arguments.context,
-            parallel=arguments.parallel,
-            threads=arguments.threads or os.cpu_count() or 1,
-            max_adapters=arguments.max_adapters,
-            limits=limits,
-            scratch=arguments.scratch,
-        )
-    )
+    return LlamaBackend(LlamaSettings(**_sizes(arguments), limits=limits))
+
+
+def _sizes(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What both backends with a model are told."""
+    return {
+        "model": arguments.model,
+        "context_tokens": arguments.context,
+        "parallel": arguments.parallel,
+        "threads": arguments.threads or os.cpu_count() or 1,
+        "max_adapters": arguments.max_adapters,
+        "scratch": arguments.scratch,
+    }
 
 
 def _die_with_parent(stop: signal.Signals = signal.SIGKILL) -> None:
@@ -89,7 +100,9 @@ def _die_with_parent(stop: signal.Signals = signal.SIGKILL) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, int(stop), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    threading.Thread(target=_end_with_stdin, name="stdin", daemon=True).start()
+    # Under a guardian it is /dev/null, whose end means nothing: the guardian is the parent that is watched then.
+    if not stat.S_ISCHR(os.fstat(0).st_mode):
+        threading.Thread(target=_end_with_stdin, name="stdin", daemon=True).start()
 
 
 def _end_with_stdin() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.inference.sidecar.backend import BackendError
+from engine.inference.sidecar.runtime import Entry
 
 api: Any = _api
 """The bindings' annotations contradict what ctypes takes and gives, so they are not used."""
@@ -134,21 +134,23 @@ class Model:
         return api.llama_vocab_is_eog(self.vocab, token)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One token of a batch: where it stands in which sequence, and whether its logits are wanted."""
-
-    token: int
-    position: int
-    sequence: int
-    logits: bool
-
-
 class Context:
     """The KV cache and the computation of a model, for several sequences."""
 
-    def __init__(self, model: Model, context_tokens: int, sequences: int, batch_tokens: int, threads: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        context_tokens: int,
+        sequences: int,
+        batch_tokens: int,
+        threads: int,
+        *,
+        float32_cache: bool = False,
+    ) -> None:
         """Reserve memory for `sequences` of `context_tokens` each.
+
+        Args:
+            float32_cache: keep keys and values in float32, not float16: for a comparison of numbers.
 
         Raises:
             BackendError: there is not enough memory.
@@ -159,6 +161,9 @@ class Context:
         params.n_batch = params.n_ubatch = batch_tokens
         params.n_threads = params.n_threads_batch = threads
         params.no_perf = True
+        if float32_cache:
+            params.type_k = params.type_v = api.GGML_TYPE_F32
+            params.flash_attn_type = 0
         handle = api.llama_init_from_model(model.handle, params)
         if not handle:
             raise BackendError("llama.cpp cannot make a context: not enough memory? See the log")
@@ -205,16 +210,9 @@ class Context:
         api.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         return False
 
-    def use_adapter(self, lora: Lora | None) -> None:
+    def use_adapter(self, adapter: Lora | None) -> None:
         """Compute with this adapter, or with none, from the next decode on."""
-        handles = (api.llama_adapter_lora_p_ctypes * 1)(lora.handle if lora else None)
+        handles = (api.llama_adapter_lora_p_ctypes * 1)(adapter.handle if adapter else None)
         scales = (ctypes.c_float * 1)(1.0)
-        if api.llama_set_adapters_lora(self.handle, handles, int(lora is not None), scales) != 0:
+        if api.llama_set_adapters_lora(self.handle, handles, int(adapter is not None), scales) != 0:
             raise BackendError("llama.cpp cannot select the adapter; see the log")
-
-
-def release_freed_memory() -> None:
-    """Ask glibc to give freed pages back to the system; other C libraries have no such call."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

@@ -22,7 +22,7 @@ import numpy as np
 from llama_cpp.llama_grammar import json_schema_to_gbnf
 from numpy.typing import NDArray
 
-from engine.inference.sidecar.backend import BadRequestError, Job, TokenLogprob
+from engine.inference.sidecar.backend import BadRequestError, Job
 from engine.inference.sidecar.llama_native import Context, Model
 
 api: Any = _api
@@ -30,6 +30,9 @@ api: Any = _api
 
 PENALTY_WINDOW = 64
 """Tokens that the repetition penalty looks back; llama.cpp's own default."""
+NEVER = 1e-9
+"""Of the best token's probability: what is less likely is left out before anything is summed up or sorted. All of a
+vocabulary of 50,000 that goes so has less than 5e-5 together, and at temperature 0.3 a draw takes 0.1 ms, not 0.6."""
 SEED_BITS = 31
 _CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])
 """Memory layout of llama_token_data."""
@@ -85,24 +88,6 @@ class Sampler:
         return candidates[np.isfinite(candidates["logit"])].copy()
 
 
-def logprob(logits: NDArray[np.float32], token: int, top: int, model: Model) -> TokenLogprob:
-    """Natural-log probabilities of the model itself, before penalties and temperature."""
-    values = logits.astype(np.float64)
-    values -= values.max()
-    values -= np.log(np.exp(values).sum())
-    best = np.argpartition(values, -top)[-top:] if top else np.array([], dtype=np.intp)
-    ranked = sorted(((float(values[at]), int(at)) for at in best), reverse=True)
-    return TokenLogprob(
-        token=_text(model, token),
-        logprob=float(values[token]),
-        top=tuple((_text(model, at), value) for value, at in ranked),
-    )
-
-
-def _text(model: Model, token: int) -> str:
-    return model.piece(token).decode(errors="replace") or model.special_text(token)
-
-
 def _parts(model: Model, job: Job) -> list[Any]:
     parts: list[Any] = []
     if (job.repetition_penalty, job.frequency_penalty, job.presence_penalty) != (1.0, 0.0, 0.0):
@@ -111,6 +96,7 @@ def _parts(model: Model, job: Job) -> list[Any]:
     if job.temperature == 0:
         return [*parts, api.llama_sampler_init_greedy()]
     parts.append(api.llama_sampler_init_temp(job.temperature))
+    parts.append(api.llama_sampler_init_min_p(NEVER, 1))
     if job.top_p < 1:
         parts.append(api.llama_sampler_init_top_p(job.top_p, 1))
     seed = secrets.randbits(SEED_BITS) if job.seed is None else job.seed

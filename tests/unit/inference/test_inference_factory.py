@@ -20,7 +20,7 @@ def _create(factory: ProviderFactory, kind: str, url: str) -> Provider:
 
 
 async def test_a30_one_instance_for_each_kind_and_url() -> None:
-    factory = ProviderFactory()
+    factory = ProviderFactory(OpenAIProvider)
     first = _create(factory, "scripted", "unix:///one")
     assert _create(factory, "scripted", "unix:///one") is first
     assert _create(factory, "scripted", "unix:///two") is not first
@@ -31,8 +31,8 @@ async def test_a30_one_instance_for_each_kind_and_url() -> None:
 
 
 def test_a30_an_unknown_kind_is_an_error_that_names_the_valid_ones() -> None:
-    with pytest.raises(ValueError, match="'vlllm': choose one of llamacpp, scripted"):
-        _create(ProviderFactory(), "vlllm", "unix:///one")
+    with pytest.raises(ValueError, match="'vlllm': choose one of llamacpp, ollama, scripted, transformers, vllm"):
+        _create(ProviderFactory(OpenAIProvider), "vlllm", "unix:///one")
 
 
 def test_a30_the_environment_overrides_the_file_and_the_command_line_overrides_both(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 import tiny_llama as tiny
 from numpy.typing import NDArray
 
-from engine.inference.sidecar.llama_native import Context, Entry, Lora, Model
+from engine.inference.sidecar.llama_native import Context, Lora, Model
 from engine.inference.sidecar.lora_gguf import convert, read_base
+from engine.inference.sidecar.runtime import Entry
 from registry.errors import AdapterRejected
 from registry.safeload import AdapterLimits
 

@@ -1,4 +1,4 @@
-"""The decode thread: the one owner of model, context, adapters and slots.
+"""The decode thread: the one owner of model, context, adapters and slots, whichever library computes.
 
     callers ── call(fn) / submit(task) ──► commands ──► thread:  commands, admit, one step, commands, ...
     callers ◄── task.sink(piece) ─────────────────────────────┘
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from engine.inference.sidecar.backend import (
     AdapterMissingError,
@@ -28,9 +28,17 @@ from engine.inference.sidecar.backend import (
     Stats,
     TokenLogprob,
 )
-from engine.inference.sidecar.llama_native import Context, Entry, Lora, Model, release_freed_memory
-from engine.inference.sidecar.llama_sampling import Sampler, logprob
-from engine.inference.sidecar.llama_schedule import CHUNK, FreeSlot, Group, choose_slot, next_group
+from engine.inference.sidecar.decode_schedule import CHUNK, FreeSlot, Group, choose_slot, next_group
+from engine.inference.sidecar.runtime import (
+    Adapter,
+    Context,
+    Entry,
+    Model,
+    Runtime,
+    Sampler,
+    logprob,
+    release_freed_memory,
+)
 from engine.inference.sidecar.text import StopScanner, Utf8Stream
 
 T = TypeVar("T")
@@ -72,28 +80,23 @@ class _Slot:
     task: Task | None = None
 
 
-@dataclass(frozen=True)
-class EngineSettings:
-    """Sizes of the context."""
+class DecodeThread:
+    """Runs a model in a thread of its own. The methods without an underscore may be called from any thread."""
 
-    model: Path
-    context_tokens: int
-    parallel: int
-    threads: int
+    def __init__(self, runtime: Runtime, parallel: int) -> None:
+        """Starts nothing.
 
-
-class LlamaEngine:
-    """Runs llama.cpp in a thread of its own. The methods without an underscore may be called from any thread."""
-
-    def __init__(self, settings: EngineSettings) -> None:
-        self._settings = settings
+        Args:
+            parallel: sequences of the runtime's context.
+        """
+        self._runtime = runtime
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="llama.cpp", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
         self._model: Model | None = None
-        self._context: Context | None = None
-        self._slots = [_Slot(number) for number in range(settings.parallel)]
+        self._context: Context[Any] | None = None
+        self._slots = [_Slot(number) for number in range(parallel)]
         self._waiting: deque[Task] = deque()
-        self._loras: dict[str, Lora] = {}
+        self._loras: dict[str, Adapter] = {}
         self._retired: set[str] = set()
         self._group: Group = None
         self._selected: Group = None
@@ -102,7 +105,7 @@ class LlamaEngine:
         self._counts = [0, 0, 0]
 
     def start(self) -> None:
-        """Start the thread; the model is loaded by `call(engine.load)`."""
+        """Start the thread; the model is loaded by `call(thread.load)`."""
         self._thread.start()
 
     def call(self, function: Callable[[], T]) -> Future[T]:
@@ -136,22 +139,13 @@ class LlamaEngine:
     # What follows runs in the decode thread only.
 
     def load(self) -> None:
-        """Bring the model into memory, and compute one token to know that it works.
+        """Bring the model into memory.
 
         Raises:
             BackendError
         """
         assert self._model is None
-        self._model = Model(self._settings.model)
-        batch = max(CHUNK, self._settings.parallel)
-        try:
-            size, parallel = self._settings.context_tokens, self._settings.parallel
-            self._context = Context(self._model, size, parallel, batch, self._settings.threads)
-            self._context.decode([Entry(max(self._model.bos(), 0), 0, 0, True)])
-            self._context.keep(0, 0)
-        except BackendError:
-            self.unload()
-            raise
+        self._model, self._context = self._runtime.load()
 
     def abort(self) -> None:
         """End every answer, running or waiting."""
@@ -164,7 +158,7 @@ class LlamaEngine:
     def unload(self) -> None:
         """Abort every answer and free context, adapters and model."""
         self.abort()
-        self._slots = [_Slot(number) for number in range(self._settings.parallel)]
+        self._slots = [_Slot(number) for number in range(len(self._slots))]
         self._group = self._selected = None
         if self._context is not None:
             self._context.close()
@@ -191,15 +185,15 @@ class LlamaEngine:
         return self._model
 
     def attach(self, digest: str, path: Path) -> None:
-        """Load a converted adapter under its digest.
+        """Load a prepared adapter under its digest.
 
         Raises:
-            BackendError: llama.cpp refuses it.
+            BackendError: the library refuses it.
             AsleepError
         """
         self._retired.discard(digest)
         if digest not in self._loras:
-            self._loras[digest] = Lora(self.model(), path)
+            self._loras[digest] = self._runtime.attach(self.model(), path)
 
     def retire(self, digest: str) -> None:
         """Free an adapter as soon as no answer needs it; asleep, it is free already."""

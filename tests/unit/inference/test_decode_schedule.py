@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from engine.inference.sidecar.llama_schedule import CHUNK, QUANTUM, FreeSlot, choose_slot, next_group, reusable
+from engine.inference.sidecar.decode_schedule import CHUNK, QUANTUM, FreeSlot, choose_slot, next_group, reusable
 
 
 def test_groups_take_turns_of_equal_length() -> None:

@@ -1,6 +1,6 @@
 """What the decode thread does next: pure decisions.
 
-llama.cpp computes a batch with one adapter. So requests form groups by adapter, and groups take turns of QUANTUM
+A batch is computed with one adapter. So requests form groups by adapter, and groups take turns of QUANTUM
 steps; within a turn all answers of the group advance together.
 
 A prompt is computed in chunks of CHUNK tokens from its start, each in a batch of its own. That makes the arithmetic
