@@ -1,0 +1,270 @@
+"""Training as the API offers it: preview, queue, and what a user may do to a job.
+
+A request is checked whole before anything is written or any model is loaded: its preset, its adapter id, its warm
+start, its sessions or its file, and that there is enough to learn from. Then its data is kept and the job is queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from engine.api_models import PASSING, AttemptRecord, RunState, SessionRecord
+from engine.api_training import TrainJob, TrainPreview, TrainRequest
+from engine.config import TrainSection
+from engine.errors import EnvironmentUnfitError, InputError, NotFoundError, TrainingError
+from engine.inference.base_weights import ensure_base_weights
+from engine.sessions import Query, Sessions
+from engine.training.base import look_at_base
+from engine.training.dataset import (
+    Dataset,
+    DataStore,
+    build,
+    check_verified,
+    from_trajectories,
+    read_file,
+)
+from engine.training.estimate import ModelShape, adapter_parameters, read_shape
+from engine.training.job_rows import check_free
+from engine.training.jobs import Claimed, NewJob, TrainingJobs
+from engine.training.preview import Room, cpu_has_bf16, need_mib, preview
+from engine.training.recipes import check_steps, recipe_of
+from engine.training.spec import TrainSpec
+from engine.training.trainer import JobTrainer, Parts
+from engine.training.trajectories import TrajectoryStore
+from engine.training.worker import Seat, TrainingWorker
+from engine.training.workplace import Workplace
+from registry.db import Database
+from registry.files import run_to_end
+from registry.models import Adapter, LoadableAdapter, check_id
+
+MAX_SESSIONS = 10_000
+"""Verified sessions that one job learns from; the newest."""
+PAGE = 500
+"""Sessions of one read."""
+CHECKPOINT_BYTES = 16
+"""Of each trained weight: value, two moments, the best so far."""
+CHECKPOINT_COPIES = 3
+"""On disk at once: the last checkpoint, the next one being written, and the adapter with its GGUF form."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that was found good, with what it learns from."""
+
+    request: TrainRequest
+    recipe: TrainSection
+    data: Dataset
+
+
+class Trajectories:
+    """Where examples of this home's own work are read from."""
+
+    def __init__(self, sessions: Sessions, store: TrajectoryStore) -> None:
+        self._sessions = sessions
+        self._store = store
+
+    async def read(self, wanted: tuple[str, ...]) -> list[tuple[SessionRecord, tuple[AttemptRecord, ...]]]:
+        """These sessions, or every verified one, with their attempts.
+
+        Raises:
+            NotFoundError: there is no such session.
+            InputError: one that was named is not verified, or there is none.
+        """
+        if wanted:
+            records = [await self._sessions.get(session_id) for session_id in dict.fromkeys(wanted)]
+            check_verified(records)
+        else:
+            records = [await self._sessions.get(session_id) for session_id in await self._verified()]
+        found = [(record, await self._store.attempts(record.id)) for record in records]
+        if not wanted:  # of those that nobody named, one without anything to learn is no mistake
+            found = [(record, attempts) for record, attempts in found if record.code and attempts]
+        if not found:
+            raise InputError("There is no verified session to learn from; run some tasks that have tests first.")
+        return found
+
+    async def _verified(self) -> list[str]:
+        found: list[str] = []
+        query = Query(state=RunState.SUCCEEDED, limit=PAGE)
+        while len(found) < MAX_SESSIONS and (page := await self._sessions.page(query)):
+            found += [record.id for record in page if record.outcome in PASSING]
+            query = replace(query, offset=query.offset + PAGE)
+        return found[:MAX_SESSIONS]
+
+
+class TrainingService:
+    """Checks, previews and queues requests; makes the trainer of a claimed job.
+
+    Args:
+        room: the device's memory as a trainer would find it.
+    """
+
+    def __init__(
+        self, parts: Parts, db: Database, trajectories: Trajectories, room: Callable[[], Awaitable[Room]], seat: Seat
+    ) -> None:
+        self._parts = parts
+        self._db = db
+        self._trajectories = trajectories
+        self._room = room
+        self._store = DataStore(parts.home / "training")
+        self._worker = TrainingWorker(parts.jobs, self.prepare, seat)
+        self.jobs = parts.jobs
+        """To ask; what changes a job is asked of the service."""
+
+    async def recover(self) -> None:
+        """Settle what a dead engine left. After `Jobs.recover`, before `run`."""
+        await self.jobs.recover()
+        await clear_published(self._parts.home, self.jobs)
+
+    async def run(self) -> None:
+        """Work on the queue until cancelled, or until the device's owner says that the engine stops."""
+        await self._worker.run()
+
+    # --- requests ---
+
+    async def preview(self, request: TrainRequest) -> TrainPreview:
+        """What the job would take; nothing is written and nothing is loaded.
+
+        Raises:
+            As `enqueue`.
+            ModelNotFoundError: there is no base model.
+        """
+        prepared = await self._check(request)
+        base = await run_to_end(lambda: look_at_base(self._parts.config, self._parts.home))
+        speed = await self.jobs.latest_speed(prepared.recipe.method, base.digest)
+        bf16 = await asyncio.to_thread(cpu_has_bf16)
+        return preview(base.shape, prepared.recipe, prepared.data, await self._room(), speed, bf16=bf16)
+
+    async def enqueue(self, request: TrainRequest) -> TrainJob:
+        """Queue a job. When this returns, it and its data are on disk.
+
+        Raises:
+            InputError: the file, a session, the preset or a value is not good; says which.
+            NotFoundError: there is no such session.
+            ConflictError, RegistryError: the adapter's id is taken, or the warm start cannot be used.
+        """
+        prepared = await self._check(request)
+        await run_to_end(lambda: self._store.put(prepared.data))
+        job = await self.jobs.enqueue(NewJob(prepared.request, prepared.recipe, prepared.data.digest))
+        self._worker.wake()
+        return job
+
+    # --- what a user may do to a job; the errors are those of `TrainingJobs` ---
+
+    async def cancel(self, job_id: str) -> TrainJob:
+        """Cancel a queued job at once; ask a running one to stop."""
+        return self._stopping(await self.jobs.cancel(job_id))
+
+    async def pause(self, job_id: str) -> TrainJob:
+        """Take a job out of the queue until it is resumed; a running one writes a checkpoint first."""
+        return self._stopping(await self.jobs.pause(job_id))
+
+    async def resume(self, job_id: str, *, from_scratch: bool = False) -> TrainJob:
+        """Queue a stopped job again: from its last checkpoint, or from scratch."""
+        job = await self.jobs.resume(job_id, from_scratch=from_scratch)
+        self._worker.wake()
+        return job
+
+    async def move(self, job_id: str, position: int) -> TrainJob:
+        """Give a queued job another place."""
+        return await self.jobs.move(job_id, position)
+
+    def _stopping(self, job: TrainJob) -> TrainJob:
+        if job.state is RunState.RUNNING:
+            self._worker.stop(job.id)
+        return job
+
+    async def _check(self, request: TrainRequest) -> Prepared:
+        if (adapter_id := request.adapter_id) is not None:
+            check_id(adapter_id)
+            await self._db.read(lambda reader: check_free(reader, adapter_id))
+        recipe = recipe_of(request, self._parts.config, await self._parent(request))
+        data = await self._data(request, recipe)
+        check_steps(len(data.learned), recipe)
+        return Prepared(request, recipe, data)
+
+    async def _parent(self, request: TrainRequest) -> Adapter | None:
+        loadable = await self._warm_start(request)
+        return loadable.adapter if loadable else None
+
+    async def _warm_start(self, request: TrainRequest) -> LoadableAdapter | None:
+        """Its files are checked, not only its row: a damaged parent is refused before anything is loaded."""
+        return None if request.warm_start is None else await self._parts.registry.resolve_for_load(request.warm_start)
+
+    async def _data(self, request: TrainRequest, recipe: TrainSection) -> Dataset:
+        if request.dataset is not None:
+            path = Path(request.dataset)
+            return await run_to_end(lambda: build(read_file(path), recipe, request.seed))
+        known = await self._trajectories.read(request.sessions)
+
+        def select() -> Dataset:
+            examples, leaking = from_trajectories(known)
+            return build(examples, recipe, request.seed, leaking=leaking)
+
+        return await run_to_end(select)
+
+    # --- a claimed job ---
+
+    async def prepare(self, claimed: Claimed) -> JobTrainer:
+        """Everything that training needs and the device is not needed for.
+
+        Raises:
+            RuneError, RegistryError: the base model, the data, the warm start or the disk is not as it must be.
+        """
+        parts, job = self._parts, claimed.job
+        place = Workplace.of_job(parts.home, job.id)
+        await run_to_end(lambda: place.prepare(from_scratch=claimed.from_scratch))
+        base = await ensure_base_weights(parts.config, parts.home, lambda line: None)
+        await self.jobs.begun(claimed.claim, base.digest)
+        longest = await run_to_end(lambda: self._store.longest_row(job.data_digest))
+        if longest is None:
+            raise TrainingError(f"The data of {job.id} is damaged; queue the job again.")
+        warm = await self._warm_start(job.request)
+        shape = await asyncio.to_thread(read_shape, base.directory)
+        await asyncio.to_thread(_check_disk, parts.home, shape, claimed.recipe)
+        room = await self._room()
+        bf16 = await asyncio.to_thread(cpu_has_bf16)
+        spec = TrainSpec(
+            job_id=job.id,
+            base_directory=base.directory,
+            base_model_id=parts.config.model.base_id,
+            base_digest=base.digest,
+            data=self._store.path(job.data_digest),
+            recipe=claimed.recipe,
+            seed=job.request.seed,
+            warm_start=warm.directory if warm else None,
+            output=place.output,
+            checkpoints=place.checkpoints,
+            heartbeat_s=parts.config.device.heartbeat_s,
+        )
+        return JobTrainer(parts, claimed, spec, need_mib(shape, claimed.recipe, longest, gpu=room.is_gpu, bf16=bf16))
+
+
+async def clear_published(home: Path, jobs: TrainingJobs) -> None:
+    """Remove the directories of jobs whose adapters are published: an engine died between the two."""
+    root = Workplace.all(home)
+    for job_id in await run_to_end(lambda: sorted(path.name for path in root.iterdir()) if root.is_dir() else []):
+        try:
+            done = (await jobs.get(job_id)).state is RunState.SUCCEEDED
+        except NotFoundError:
+            done = True
+        if done:
+            await run_to_end(Workplace.of_job(home, job_id).remove)
+
+
+def _check_disk(home: Path, shape: ModelShape, recipe: TrainSection) -> None:
+    """A checkpoint that cannot be written ends a job after hours; it is better told before.
+
+    Raises:
+        EnvironmentUnfitError
+    """
+    weights = adapter_parameters(shape, recipe.rank, recipe.targets)
+    need = weights * CHECKPOINT_BYTES * CHECKPOINT_COPIES
+    free = shutil.disk_usage(home).free
+    if free < need:
+        raise EnvironmentUnfitError(
+            f"Training needs about {need >> 20} MiB of disk for its checkpoints; {free >> 20} MiB are free in {home}."
+        )
