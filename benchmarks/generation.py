@@ -20,11 +20,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.api_device import BackendName
 from engine.config import load_config
-from engine.inference.launch import ModelServer
 from engine.inference.model_files import embedded_model
 from engine.inference.provider import Message, Provider, Request, Sampling
-from registry.clock import SystemClock
+from engine.inference.servers.catalogue import make_servers
 
 PROMPTS = (
     "Tell me a long story about a river and the people who live beside it.",
@@ -58,11 +58,15 @@ for line in sys.stdin:
 class Direct:
     """llama-cpp-python's high-level API in a process of its own."""
 
-    def __init__(self) -> None:
-        settings = {"temperature": TEMPERATURE, "top_p": TOP_P, "context": CONTEXT, "penalty": PENALTY, "seed": SEED}
+    def __init__(self, penalty: float = PENALTY) -> None:
+        settings = {"temperature": TEMPERATURE, "top_p": TOP_P, "context": CONTEXT, "penalty": penalty, "seed": SEED}
         command = [sys.executable, "-c", DIRECT, json.dumps(settings), str(embedded_model())]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._line()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def run(self, prompt: str, tokens: int) -> tuple[int, float]:
         """Tokens generated and seconds taken."""
@@ -110,10 +114,12 @@ async def measure(tokens: int, rounds: int) -> dict[str, float | list[float]]:
     direct_rates: list[float] = []
     with tempfile.TemporaryDirectory() as home:
         overrides = ["inference.backend=llamacpp", f"inference.parallel={PARALLEL}", f"model.context_tokens={CONTEXT}"]
-        server = ModelServer(load_config(Path(home) / "config.toml", overrides), Path(home), SystemClock())
+        config = load_config(Path(home) / "config.toml", overrides)
+        server = make_servers(config, Path(home), lambda: None)[BackendName.LLAMACPP]
         direct = Direct()
         try:
-            provider = await server.ensure_ready()
+            await server.start(1)
+            provider = server.provider
             for turn in range(rounds * len(PROMPTS) + 1):
                 prompt = PROMPTS[turn % len(PROMPTS)]
                 for rates, (count, seconds) in (

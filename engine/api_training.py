@@ -93,6 +93,10 @@ class TrainJob(Frozen):
     request: TrainRequest
     adapter_id: str
     data_digest: str = ""
+    base_digest: str = ""
+    """Of the base model's file; empty until the job has run."""
+    recipe: dict[str, JsonValue] = Field(default_factory=dict)
+    """What the preset and the request come to."""
     progress: TrainProgress | None = None
     metrics: dict[str, JsonValue] = Field(default_factory=dict)
     created_at: str

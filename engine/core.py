@@ -4,10 +4,11 @@
          │                    │
          └ EngineBusyError    └ EnvironmentUnfitError: says what is wrong with the file, changes nothing
 
-One task group holds every long-lived task (runner, snapshots, sandbox probe); one that dies stops the engine. What
-was taken is given back in the reverse order, so a dead database never loses a lock and a dead model server never
-loses a row. Parts that cost a start-up (LangGraph, the OpenAI client) come with the first session, not with the
-engine; the sandbox is looked at beside its first answers.
+One task group holds every long-lived task (device, runner, training queue, snapshots, sandbox probe); one that dies
+stops the engine. The device is let go last: whoever works on it has ended then. What was taken is given back in the
+reverse order, so a dead database never loses a lock and a dead model server never loses a row. Parts that cost a
+start-up (LangGraph, the OpenAI client) come with the first session, not with the engine; the sandbox is looked at
+beside its first answers.
 """
 
 from __future__ import annotations
@@ -24,19 +25,25 @@ from types import TracebackType
 from typing import Self
 
 from engine import recovery
+from engine.api_device import BackendInfo
 from engine.api_models import EngineStatus, RunState, SessionCreate, SessionRecord, Trajectory
+from engine.assembly import Stores, make_hosting, make_training
 from engine.config import Config, program_version
+from engine.device.owner import Device
 from engine.errors import EnvironmentUnfitError
 from engine.events import Bus, Journal
 from engine.home import HomeLock, prepare_home
+from engine.inference.servers.catalogue import backend_infos
 from engine.jobs import Jobs
 from engine.runner import Runner, Work
 from engine.sessions import Sessions
+from engine.training.service import TrainingService
 from engine.training.trajectories import TrajectoryStore
-from engine.workshop import Stores, Workshop
+from engine.workshop import Workshop
 from registry.clock import Clock, SystemClock, timestamp
 from registry.db import Database, Migrations
 from registry.errors import DatabaseError
+from registry.files import run_to_end
 from registry.registry import MIGRATIONS as REGISTRY_MIGRATIONS
 from registry.registry import AdapterLimits, Registry
 
@@ -59,6 +66,8 @@ class Engine:
     sessions: Sessions
     registry: Registry
     trajectories: TrajectoryStore
+    device: Device
+    training: TrainingService
 
     def __init__(self, config: Config, home: Path, clock: Clock | None = None, *, work: Work | None = None) -> None:
         self.config = config
@@ -108,22 +117,25 @@ class Engine:
         except DatabaseError as error:
             raise EnvironmentUnfitError(str(error)) from error
         try:
-            self._build()
+            await self._build()
             yield
         finally:
             self.bus.close()
             await self.db.close()
 
-    def _build(self) -> None:
+    async def _build(self) -> None:
         self.started_at = timestamp(self._clock.now())
         self.journal = Journal(self.db, self.bus, self._clock, "engine")
-        jobs = Jobs(self.journal, self._clock, owner=self._clock.uuid())
+        jobs = self._jobs = Jobs(self.journal, self._clock, owner=self._clock.uuid())
         self.sessions = Sessions(self.db, jobs, self.journal, self._clock)
         limits = AdapterLimits(self.config.registry.max_adapter_mb << 20, self.config.registry.max_rank)
         self.registry = Registry(self.db, self.home / "adapters", limits, self._clock, self.journal.source("registry"))
         self.trajectories = TrajectoryStore(self.db, self.journal.source("training"), self._clock)
-        stores = Stores(self.sessions, self.trajectories, self.registry, self.bus)
-        self._workshop = Workshop(self.config, self.home, self._clock, stores)
+        stores = Stores(self.db, self.journal, jobs, self.sessions, self.registry, self.trajectories)
+        hosting = await make_hosting(self.config, self.home, self._clock, stores)
+        self.device = hosting.device
+        self.training = make_training(self.config, self.home, self._clock, stores, hosting)
+        self._workshop = Workshop(self.config, self.home, self._clock, stores, self.device, self.bus)
         work = self._work or self._workshop.run
         self._runner = Runner(self.sessions, work, self.config.pipeline.sessions_at_once)
 
@@ -131,14 +143,18 @@ class Engine:
         moved = await self.sessions.recover()
         for session in moved:
             log.warning("session %s was left behind by a dead engine: now %s", session.id, session.state)
+        await self.training.recover()
         await self.registry.recover()
         await recovery.clean_leftovers(self.home)
 
     @asynccontextmanager
     async def _working(self) -> AsyncGenerator[None]:
         try:
-            async with self._workshop, asyncio.TaskGroup() as group:
+            await self._workshop.check()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.device.run(), name="device")
                 runner = group.create_task(self._runner.run(), name="runner")
+                training = group.create_task(self.training.run(), name="training queue")
                 beside = [group.create_task(self._snapshots(), name="snapshots")]
                 if self._work is None:
                     beside.append(group.create_task(self._workshop.look_at_sandbox(), name="sandbox probe"))
@@ -148,8 +164,19 @@ class Engine:
                     for task in beside:
                         task.cancel()
                     await self._stop(runner)
+                    await self.device.close()  # a trainer writes its checkpoint; its worker hears of its end
+                    training.cancel()
         except BaseExceptionGroup as failures:
             raise _cause(failures) from failures
+        finally:
+            await self._release_jobs()
+
+    async def _release_jobs(self) -> None:
+        """What a worker was too late to settle is queued again."""
+        try:
+            await self.db.write(self._jobs.release_all)
+        except DatabaseError as error:  # the next start settles what this one cannot
+            log.error("running jobs could not be released: %s", error)
 
     async def _stop(self, runner: asyncio.Task[None]) -> None:
         runner.cancel()
@@ -205,6 +232,10 @@ class Engine:
         """
         session = await self.sessions.get(session_id)
         return Trajectory(session=session, attempts=await self.trajectories.attempts(session_id))
+
+    async def backends(self) -> tuple[BackendInfo, ...]:
+        """Which kinds of model server can run here, and how to get the others."""
+        return await run_to_end(lambda: backend_infos(self.config, self.home))
 
     async def status(self) -> EngineStatus:
         """What the engine says about itself."""

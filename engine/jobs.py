@@ -64,7 +64,7 @@ _SELECT = f"SELECT {_COLUMNS} FROM jobs WHERE id = ?"
 _INSERT = "INSERT INTO jobs (id, kind, state, on_crash, created_at) VALUES (?, ?, 'queued', ?, ?)"
 _NEXT = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'queued' AND kind = ? ORDER BY number LIMIT 1"
 _ORPHANS = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'running' ORDER BY number"
-_HELD = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'running' AND owner = ? ORDER BY number"
+_HELD = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'running' AND owner = ? AND kind LIKE ? ORDER BY number"
 _WAITING = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'queued' AND on_crash = 'wait' ORDER BY number"
 _UPDATE = """
 UPDATE jobs SET state = :state, reason = :reason, owner = :owner, boot_id = :boot_id, attempt = :attempt,
@@ -150,9 +150,21 @@ class Jobs:
     def claim(self, tx: Transaction, kind: str) -> Claim | None:
         """Take the oldest queued job of this kind, or None."""
         row = tx.execute(_NEXT, (kind,)).fetchone()
-        if row is None:
-            return None
-        job = _job(row)
+        return None if row is None else self._claim(tx, _job(row))
+
+    def claim_one(self, tx: Transaction, job_id: str) -> Claim:
+        """Take this queued job: for a queue with an order of its own.
+
+        Raises:
+            NotFoundError
+            ConflictError: it is not queued.
+        """
+        job = self.get(tx, job_id)
+        if job.state is not RunState.QUEUED:
+            raise ConflictError(f"{job_id} is {job.state}: only a queued one is taken.")
+        return self._claim(tx, job)
+
+    def _claim(self, tx: Transaction, job: Job) -> Claim:
         self._move(
             tx,
             job,
@@ -181,6 +193,20 @@ class Jobs:
         changed = ("state", "reason", "owner", "boot_id", "cancel_requested", "finished_at")
         self._record(tx, claim.job_id, {name: getattr(after, name) for name in changed})
 
+    def give_up(self, tx: Transaction, claim: Claim, reason: str, *, crashed: bool) -> Job:
+        """Let go of a claimed attempt that neither succeeded nor failed: the job is requeued or interrupted.
+
+        Args:
+            crashed: counts towards `MAX_CRASHES`.
+
+        Raises:
+            LeaseLostError: the job is not this claim's any more; nothing is changed.
+        """
+        job = self.get(tx, claim.job_id)
+        if (job.owner, job.attempt, job.state) != (claim.owner, claim.attempt, RunState.RUNNING):
+            raise LeaseLostError
+        return self._give_up(tx, job, reason, crashed=crashed)
+
     def heartbeat(self, tx: Transaction, claim: Claim) -> bool:
         """Note that the claim is alive; False if it is not held any more. No event, since no state changes."""
         done = tx.execute(_HEARTBEAT, (self._now(), claim.job_id, claim.owner, claim.attempt))
@@ -205,6 +231,19 @@ class Jobs:
                 raise ConflictError(f"{job_id} is {job.state}: there is nothing to cancel.")
         return self.get(tx, job_id)
 
+    def hold(self, tx: Transaction, job_id: str, reason: str) -> Job:
+        """Take a queued job out of the queue until its user resumes it.
+
+        Raises:
+            NotFoundError
+            ConflictError: it is not queued.
+        """
+        job = self.get(tx, job_id)
+        if job.state is not RunState.QUEUED:
+            raise ConflictError(f"{job_id} is {job.state}: only a queued one is held.")
+        self._move(tx, job, state=RunState.INTERRUPTED, reason=reason, finished_at=self._now())
+        return self.get(tx, job_id)
+
     def resume(self, tx: Transaction, job_id: str) -> Job:
         """Put a stopped job back into the queue, in its old place.
 
@@ -218,9 +257,9 @@ class Jobs:
         self._move(tx, job, state=RunState.QUEUED, reason="", crashes=0, finished_at=None)
         return self.get(tx, job_id)
 
-    def release_all(self, tx: Transaction) -> list[Job]:
-        """Give up what this engine holds because it stops; each is requeued or interrupted, as it wants."""
-        held = [_job(row) for row in tx.execute(_HELD, (self._owner,)).fetchall()]
+    def release_all(self, tx: Transaction, kind: str = "%") -> list[Job]:
+        """Give up what this engine holds of a kind because it stops; each is requeued or interrupted, as it wants."""
+        held = [_job(row) for row in tx.execute(_HELD, (self._owner, kind)).fetchall()]
         return [self._give_up(tx, job, "the engine stopped", crashed=False) for job in held]
 
     def recover(self, tx: Transaction) -> list[Job]:

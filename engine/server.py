@@ -25,7 +25,7 @@ from starlette.types import ASGIApp
 from engine.core import Engine
 from engine.errors import ConfigError, EnvironmentUnfitError
 from engine.home import socket_path
-from engine.routes import adapters, events, problems, sessions, state
+from engine.routes import adapters, device, events, jobs, problems, sessions, state, training
 from engine.routes.guards import RequestGuard, TokenGate
 
 TOKEN_BYTES = 32
@@ -48,7 +48,7 @@ def create_app(engine: Engine) -> FastAPI:
         title="rune-tui engine", version=engine.version, docs_url=None, redoc_url=None, redirect_slashes=False
     )
     app.state.engine = engine
-    for module in (state, sessions, events, adapters):
+    for module in (state, sessions, events, adapters, device, jobs, training):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(RequestGuard)

@@ -220,7 +220,7 @@ class Sessions:
 
     async def release_all(self) -> None:
         """Give up the sessions of this engine because it stops; they stay resumable."""
-        await self._db.write(lambda tx: self._follow(tx, self._jobs.release_all(tx)))
+        await self._db.write(lambda tx: self._follow(tx, self._jobs.release_all(tx, KIND)))
 
     async def heartbeat(self, claims: Iterable[Claim]) -> list[Claim]:
         """Note that these sessions are being worked on; gives the claims that are not held any more."""

@@ -1,4 +1,4 @@
-"""What a session is worked on with: model server, sandbox, judge, prompts. Each is built once, when it is needed.
+"""What a session is worked on with: sandbox, judge, prompts, the way to the model. Each is built when it is needed.
 
 LangGraph, the OpenAI client and Jinja cost more than a second together; an engine that only lists sessions or serves
 events never pays for them. Two things are looked at before the first session: a user's own templates, so that a
@@ -11,38 +11,39 @@ import asyncio
 import importlib
 import logging
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from engine.api_device import DeviceState
 from engine.api_models import AttemptRecord, Outcome, PhaseStatus, RunState, SessionRecord, StreamChunk
+from engine.assembly import Stores
 from engine.config import Config, SandboxSection
+from engine.device.contracts import LiveAdapter
+from engine.device.owner import Device
 from engine.errors import BudgetExceededError, ConflictError, RuneError
 from engine.events import Bus
-from engine.inference.launch import ModelServer, ServerState
+from engine.inference.admitted import AdmittedProvider
 from engine.runner import Ended
-from engine.sessions import Changes, Sessions
-from engine.training.trajectories import TrajectoryStore
+from engine.sessions import Changes
 from registry.clock import Clock
 from registry.errors import RegistryError
 from registry.models import LoadableAdapter
-from registry.registry import Registry
 
 if TYPE_CHECKING:
     from engine.evaluation.judge import Judge
-    from engine.inference.provider import Provider
     from engine.pipeline.parts import Parts, SessionResult
     from engine.pipeline.prompts import Prompts
     from engine.sandbox.probe import SandboxReport
 
 MODEL_STATES = {
-    ServerState.STOPPED: "stopped",
-    ServerState.STARTING: "starting",
-    ServerState.READY: "serving",
-    ServerState.FAILED: "failed",
+    DeviceState.STARTING: "starting",
+    DeviceState.WAKING: "starting",
+    DeviceState.VERIFYING: "starting",
+    DeviceState.SERVING: "serving",
+    DeviceState.DRAINING: "serving",
+    DeviceState.FAULT: "failed",
 }
-"""`EngineStatus.model_state` of each state of the model server."""
+"""`EngineStatus.model_state` of each state of the device; in all others no model server can answer: `stopped`."""
 
 STATES = {Outcome.ERROR: RunState.FAILED, Outcome.CANCELLED: RunState.CANCELLED}
 """State of a session by its outcome, where it did not run to its end; with any other outcome it succeeded."""
@@ -62,29 +63,16 @@ class Facts:
     sandbox_reason: str
 
 
-@dataclass(frozen=True)
-class Stores:
-    """Where a session's progress goes and what it reads."""
-
-    sessions: Sessions
-    trajectories: TrajectoryStore
-    registry: Registry
-    bus: Bus
-
-
 class Workshop:
-    """Owner of the model server and of what sessions share. `async with`: the server ends with the block.
+    """Owner of what sessions share."""
 
-    Entering raises:
-        ConfigError: `pipeline.templates` names a folder that cannot be used.
-    """
-
-    def __init__(self, config: Config, home: Path, clock: Clock, stores: Stores) -> None:
+    def __init__(self, config: Config, home: Path, clock: Clock, stores: Stores, device: Device, bus: Bus) -> None:
         self._config = config
         self._home = home
         self._clock = clock
         self._stores = stores
-        self._server = ModelServer(config, home, clock)
+        self._device = device
+        self._bus = bus
         templates = config.pipeline.templates
         self._templates = Path(templates).expanduser() if templates else None
         self._building = asyncio.Lock()
@@ -93,22 +81,22 @@ class Workshop:
         self._judge: Judge | None = None
         self._report: SandboxReport | None = None
 
-    async def __aenter__(self) -> Self:
+    async def check(self) -> None:
+        """Look at the user's own templates, so that a mistake in them stops the engine and not a session.
+
+        Raises:
+            ConfigError: `pipeline.templates` names a folder that cannot be used.
+        """
         if self._templates is not None:
             await self._ready_prompts()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._server.stop()
 
     def facts(self) -> Facts:
         """As last observed; the sandbox is unknown until something looked at it."""
+        device = self._device.status()
         return Facts(
-            backend=self._config.inference.backend,
+            backend=device.backend,
             model=self._config.model.base_id,
-            model_state=MODEL_STATES[self._server.state],
+            model_state=MODEL_STATES.get(device.state, "stopped"),
             sandbox_level=self._report.level.value if self._report else "",
             sandbox_reason=self._report.reason if self._report else "not looked at yet",
         )
@@ -132,43 +120,48 @@ class Workshop:
         if not session.phases:
             session = session.model_copy(update={"phases": initial_phases(session.task)})
             await self._stores.sessions.update(session.id, Changes(phases=session.phases))
-        report = Progress(self._stores, session)
+        report = Progress(self._stores, self._bus, session)
+        adapter = await self._adapter(session)
+        live = LiveAdapter(adapter.adapter.digest, str(adapter.directory)) if adapter else None
+        provider = AdmittedProvider(self._device, self._config.model.base_id, live)
         started = self._clock.monotonic()
 
         def seconds() -> float:
             return session.seconds + self._clock.monotonic() - started
 
         try:
-            result = await run_session(session.id, session.task, await self._parts(session, report))
+            result = await run_session(session.id, session.task, await self._parts(provider, adapter, report))
         except BudgetExceededError as error:
             return Ended(RunState.FAILED, str(error), Changes(outcome=Outcome.FAILED, seconds=seconds()))
         except BaseException:  # cancelled or failed: the time was spent all the same
             await self._stores.sessions.update(session.id, Changes(seconds=seconds()))
             raise
-        changes = replace(self._changes(result), seconds=seconds())
+        changes = replace(self._changes(result, provider), seconds=seconds())
         return Ended(STATES.get(result.outcome, RunState.SUCCEEDED), result.reason, changes)
 
-    def _changes(self, result: SessionResult) -> Changes:
+    def _changes(self, result: SessionResult, provider: AdmittedProvider) -> Changes:
         return Changes(
             outcome=result.outcome,
             phases=result.phases or None,
             attempts=result.attempts,
             tokens=result.tokens,
-            backend=self._config.inference.backend,
+            backend=provider.answered_by or self._device.status().backend,
             model=self._config.model.base_id,
             sandbox_level=result.sandbox_level,
             code=result.code or None,
             summary=result.summary,
         )
 
-    async def _parts(self, session: SessionRecord, report: Progress) -> Parts:
+    async def _parts(self, provider: AdmittedProvider, adapter: LoadableAdapter | None, report: Progress) -> Parts:
         from engine.pipeline.parts import Parts
 
-        adapter = await self._adapter(session)
+        async def admitted() -> AdmittedProvider:
+            return provider
+
         return Parts(
             pipeline=self._config.pipeline,
             generation=self._config.generation,
-            provider=partial(self._provider, adapter),
+            provider=admitted,
             judge=await self._ready_judge(),
             store=self._stores.trajectories,
             report=report,
@@ -178,7 +171,7 @@ class Workshop:
             parallel=self._config.inference.parallel,
             adapter=adapter.adapter.id if adapter else None,
             adapter_digest=adapter.adapter.digest if adapter else None,
-            backend=self._config.inference.backend,
+            backend=self._device.status().backend,
             model=self._config.model.base_id,
         )
 
@@ -189,13 +182,6 @@ class Workshop:
             return await self._stores.registry.resolve_for_load(session.adapter)
         except RegistryError as error:
             raise ConflictError(f"Adapter {session.adapter}: {error}") from error
-
-    async def _provider(self, adapter: LoadableAdapter | None) -> Provider:
-        provider = await self._server.ensure_ready()
-        # Asked each time: a model server that was restarted has forgotten its adapters.
-        if adapter is not None and adapter.adapter.digest not in await provider.list_adapters():
-            await provider.load_adapter(adapter.adapter.digest, str(adapter.directory))
-        return provider
 
     async def _ready_prompts(self) -> Prompts:
         async with self._building:
@@ -242,8 +228,9 @@ class Progress:
     Implements `engine.pipeline.parts.Reporter`.
     """
 
-    def __init__(self, stores: Stores, session: SessionRecord) -> None:
+    def __init__(self, stores: Stores, bus: Bus, session: SessionRecord) -> None:
         self._stores = stores
+        self._bus = bus
         self._id = session.id
         self._phases = {status.phase: status for status in session.phases}
         self._counted = set(range(1, session.attempts + 1))
@@ -264,4 +251,4 @@ class Progress:
 
     def chunk(self, chunk: StreamChunk) -> None:
         """Show a piece of model output to whoever watches now."""
-        self._stores.bus.publish_chunk(chunk)
+        self._bus.publish_chunk(chunk)

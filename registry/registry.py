@@ -15,6 +15,7 @@ Files are handled in threads, rows by `registry.db`; a cancelled call is decided
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from registry import queries
@@ -22,7 +23,7 @@ from registry.blobs import GGUF, Blob, BlobStore, Disk, file_digest
 from registry.changes import Changes, already_exists
 from registry.clock import Clock
 from registry.crash import crash_point
-from registry.db import Database, Reader
+from registry.db import Database, Reader, Transaction
 from registry.errors import AdapterArchived, AdapterQuarantined, AdapterRejected, TransitionRefused
 from registry.files import run_to_end
 from registry.journal import Recorder
@@ -76,10 +77,21 @@ class Registry:
 
     # --- publishing ------------------------------------------------------------------------------------------
 
-    async def publish(self, directory: Path, new: NewAdapter) -> Adapter:
+    async def publish(
+        self,
+        directory: Path,
+        new: NewAdapter,
+        *,
+        gguf: Path | None = None,
+        then: Callable[[Transaction, Adapter], object] | None = None,
+    ) -> Adapter:
         """Check a PEFT directory, copy it into the registry and list it. The directory itself is left alone.
 
         Publishing the same files under the same id again heals an adapter whose stored files are damaged.
+
+        Args:
+            gguf: the same weights as a GGUF file, listed with them.
+            then: what is to be true together with the adapter's row, in its transaction; an exception lists nothing.
 
         Raises:
             AdapterRejected: the id, a field, the directory or its files are not acceptable.
@@ -91,25 +103,36 @@ class Registry:
             existing = await self._db.read(lambda reader: queries.find(reader, new.id))
             if existing is not None and await self._is_intact(existing):
                 raise already_exists(new.id)
-            blob = await run_to_end(lambda: self._store(directory, new, existing))
-            if existing is None:
-                adapter = await self._db.write(lambda tx: self._changes.insert(tx, new, blob))
-            else:
-                await self._db.write(lambda tx: self._changes.set_verified(tx, blob.digest, whole=True))
-                adapter = await self.get(new.id)
+            blob, derived = await run_to_end(lambda: self._store(directory, new, existing, gguf))
+
+            def list_it(tx: Transaction) -> Adapter:
+                if existing is None:
+                    adapter = self._changes.insert(tx, new, blob)
+                else:
+                    self._changes.set_verified(tx, blob.digest, whole=True)
+                    adapter = queries.get(tx, new.id)
+                if derived is not None:
+                    self._changes.set_derived(tx, blob.digest, GGUF, *derived)
+                if then is not None:
+                    then(tx, adapter)
+                return adapter
+
+            adapter = await self._db.write(list_it)
         crash_point("publish.after_commit")
         return adapter
 
     async def _is_intact(self, adapter: Adapter) -> bool:
         return not adapter.is_quarantined and await run_to_end(lambda: self._blobs.is_whole(adapter.digest))
 
-    def _store(self, directory: Path, new: NewAdapter, existing: Adapter | None) -> Blob:
+    def _store(
+        self, directory: Path, new: NewAdapter, existing: Adapter | None, gguf: Path | None
+    ) -> tuple[Blob, tuple[str, int] | None]:
         staged = self._blobs.stage(directory, new.base_model_id)
         if existing is not None and staged.blob.digest != existing.digest:
             self._blobs.discard(staged)
             raise already_exists(new.id)
         self._blobs.commit(staged)
-        return staged.blob
+        return staged.blob, None if gguf is None else self._blobs.add_gguf(staged.blob.digest, gguf)
 
     async def import_directory(
         self, directory: str, adapter_id: str, *, task_type: str, base_model_id: str | None = None

@@ -1,6 +1,6 @@
 """The terminal app: folds what the engine says into a state, draws it, and sends what the user wants.
 
-    Attachment --items--> RuneApp.take --batch at ui.refresh_hz--> State --> MainScreen.show
+    Attachment --items--> RuneApp.take --batch, ui.refresh_hz at most--> State --> MainScreen.show
     keys --> MainScreen.ActionWanted --> RuneApp.do --> a worker that calls the engine --> a notification
 
 Nothing ticks while nothing happens: a batch is drawn when its first item asks for it, and the clock of running
@@ -10,11 +10,13 @@ sessions stops with them. Every call to the engine runs in a worker whose failur
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, ClassVar
 
 from textual import on
@@ -35,12 +37,17 @@ from rune_tui.screens.main import MainScreen
 from rune_tui.screens.new_task import NewTaskScreen
 from rune_tui.screens.palette import ActionProvider
 from rune_tui.screens.reader import ReaderScreen
-from rune_tui.state import DEFAULT_STREAM_LINES, Item, State, apply_all, reread, select
+from rune_tui.screens.workshop import Workshop
+from rune_tui.state import Item, State, apply_all, reread, select, select_training, stale
+from rune_tui.tails import DEFAULT_STREAM_LINES
 from rune_tui.widgets.adapter_rows import adapter_details
 from rune_tui.widgets.row import Row
 from rune_tui.widgets.session_details import details_rows
 
 DEFAULT_REFRESH_HZ = 10.0
+
+TOGETHER_S = 0.005
+"""Items that were read together come within this time, and are drawn together."""
 
 TICK_S = 1.0
 """The clocks of running sessions; only while one runs."""
@@ -78,8 +85,10 @@ class RuneApp(App[None]):
         self._now = now
         self._state = State(stream_lines=stream_lines)
         self._pending: list[Item] = []
-        self._attachment = Attachment(client, self.take)
+        self._attachment = Attachment(client, self.take, gather_s=self._refresh_s)
+        self._drawn_at = -math.inf
         self._main = MainScreen(self._state, now)
+        self._workshop = Workshop(self, self, client, now)
 
     @property
     def state(self) -> State:
@@ -95,24 +104,25 @@ class RuneApp(App[None]):
     # --- state ---
 
     def take(self, item: Item) -> None:
-        """Queue an item; the first of a batch has the batch drawn one refresh period later."""
+        """Queue an item; the first of a batch has the batch drawn, one refresh period after the last at the soonest."""
         self._pending.append(item)
         if len(self._pending) == 1:
-            self.set_timer(self._refresh_s, self._draw_batch)
+            wait_s = self._drawn_at + self._refresh_s - monotonic()
+            self.set_timer(max(TOGETHER_S, wait_s), self._draw_batch)
 
     def _draw_batch(self) -> None:
+        self._drawn_at = monotonic()
         batch, self._pending = self._pending, []
         self._change(apply_all(self._state, batch, self._now()))
-        if self._state.stale or self._state.adapters_stale:
-            sessions, adapters = self._state.stale, self._state.adapters_stale
-            self._state = reread(self._state, sessions, adapters)
-            self._call(self._attachment.read_again(sessions, adapters))
+        if found := stale(self._state):
+            self._state = reread(self._state)
+            self.call(self._attachment.read_again(found))
 
     def _change(self, state: State) -> None:
         if not state.selected and state.sessions:
             state = select(state, state.ordered_sessions()[0].id)
         self._state = state
-        if state.count(RunState.RUNNING):
+        if state.count(RunState.RUNNING) or state.workshop.ticks:
             self._ticker.resume()
         else:
             self._ticker.pause()
@@ -154,10 +164,11 @@ class RuneApp(App[None]):
             "help": self._help,
             "theme": self.search_themes,
             "quit": self.exit,
+            **self._workshop.handlers,
         }
 
-    def _call(self, work: Coroutine[Any, Any, object]) -> None:
-        """Run a call to the engine beside the screen."""
+    def call(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run a call to the engine beside the screen; its failure is one plain sentence."""
         self.run_worker(self._guarded(work), group="calls", exit_on_error=False)
 
     async def _guarded(self, work: Coroutine[Any, Any, object]) -> None:
@@ -169,7 +180,7 @@ class RuneApp(App[None]):
     def _new_task(self) -> None:
         def start(task: TaskSpec | None) -> None:
             if task is not None:
-                self._call(self._create(task))
+                self.call(self._create(task))
 
         self.push_screen(NewTaskScreen(), start)
 
@@ -183,14 +194,14 @@ class RuneApp(App[None]):
 
         def stop(yes: bool | None) -> None:
             if yes:
-                self._call(self._send("Cancelling", self._client.cancel_session(session_id)))
+                self.call(self._send("Cancelling", self._client.cancel_session(session_id)))
 
         name = self._state.sessions[session_id].task.id
         question = f"Stop {name}? Finished steps are kept and it can be resumed."
         self.push_screen(ConfirmScreen(question, "Stop it", "Let it run"), stop)
 
     def _resume(self) -> None:
-        self._call(self._send("Resuming", self._client.resume_session(self._state.selected)))
+        self.call(self._send("Resuming", self._client.resume_session(self._state.selected)))
 
     async def _send(self, doing: str, request: Coroutine[Any, Any, Any]) -> None:
         # The answer is not drawn: events of later changes may have come before it, and they bring this one too.
@@ -226,12 +237,17 @@ class RuneApp(App[None]):
         if message.session_id != self._state.selected:
             self._change(select(self._state, message.session_id))
 
+    @on(MainScreen.JobSelected)
+    def _on_job_selected(self, message: MainScreen.JobSelected) -> None:
+        if message.job_id != self._state.workshop.selected_job:
+            self._change(select_training(self._state, message.job_id))
+
     def _export(self) -> None:
         session_id = self._state.selected
 
         def write(choice: ExportChoice | None) -> None:
             if choice is not None:
-                self._call(self._write(session_id, choice))
+                self.call(self._write(session_id, choice))
 
         self.push_screen(ExportScreen(session_id, self._export_directory), write)
 

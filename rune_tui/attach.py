@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Protocol
 
+from engine.api_device import BackendInfo, BackendName, BackendSwitched, DeviceStatus
 from engine.api_models import (
     AdapterRecord,
     EngineStatus,
@@ -22,14 +24,22 @@ from engine.api_models import (
     StreamChunk,
     Trajectory,
 )
-from engine.errors import NotFoundError, RuneError
-from rune_tui.state import AdapterList, Gone, Item, Link, LinkState, Snapshot
+from engine.api_training import TrainJob, TrainPreview, TrainRequest
+from engine.errors import EngineUnreachableError, NotFoundError, RuneError
+from rune_tui.device_state import MAX_JOBS, BackendList, DeviceRead, JobList
+from rune_tui.state import AdapterList, Gone, Item, Link, LinkState, Snapshot, Stale
 
 RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Waits between tries to reach the engine; the last repeats for ever."""
 
 HEALTH_PERIOD_S = 5.0
-"""How often the engine is asked for what no event says: the state of its model server."""
+"""How often the engine is asked for what no event says: the state of its model server, the device's free memory."""
+
+AT_ONCE_S = 0.005
+"""Pieces that come within this time of a rest were read together."""
+
+BUSY = 50
+"""More pieces than this between two rests: the stream is not one that trickles."""
 
 PAGE = 200
 """Sessions or adapters read in one answer."""
@@ -40,7 +50,63 @@ MAX_ADAPTERS = 2_000
 _log = logging.getLogger(__name__)
 
 
-class EnginePort(Protocol):
+class DevicePort(Protocol):
+    """What the terminal asks of an engine's device and of its training queue."""
+
+    async def device(self) -> DeviceStatus:
+        """See EngineClient."""
+        ...
+
+    async def backends(self) -> tuple[BackendInfo, ...]:
+        """See EngineClient."""
+        ...
+
+    async def use_backend(self, name: BackendName) -> BackendSwitched:
+        """See EngineClient."""
+        ...
+
+    async def retry_device(self) -> DeviceStatus:
+        """See EngineClient."""
+        ...
+
+    async def preview_training(self, body: TrainRequest) -> TrainPreview:
+        """See EngineClient."""
+        ...
+
+    async def train(self, body: TrainRequest) -> TrainJob:
+        """See EngineClient."""
+        ...
+
+    async def jobs(self, *, state: str | None = None, limit: int = 100, offset: int = 0) -> tuple[TrainJob, ...]:
+        """See EngineClient."""
+        ...
+
+    async def job(self, job_id: str) -> TrainJob:
+        """See EngineClient."""
+        ...
+
+    async def cancel_job(self, job_id: str) -> TrainJob:
+        """See EngineClient."""
+        ...
+
+    async def pause_job(self, job_id: str) -> TrainJob:
+        """See EngineClient."""
+        ...
+
+    async def resume_job(self, job_id: str) -> TrainJob:
+        """See EngineClient."""
+        ...
+
+    async def retry_job(self, job_id: str) -> TrainJob:
+        """See EngineClient."""
+        ...
+
+    async def move_job(self, job_id: str, position: int) -> TrainJob:
+        """See EngineClient."""
+        ...
+
+
+class EnginePort(DevicePort, Protocol):
     """What the terminal asks of an engine: `rune_tui.client.EngineClient`, or a fake of it."""
 
     async def health(self) -> EngineStatus:
@@ -114,7 +180,30 @@ async def read_snapshot(client: EnginePort) -> Snapshot:
     if len(newest) == PAGE:  # a long queue hides the running ones, which are older
         for state in ("running", "queued"):
             found.update({record.id: record for record in await client.sessions(state=state, limit=PAGE)})
-    return Snapshot(status, tuple(found.values()), await read_adapters(client))
+    adapters = await read_adapters(client)
+    return Snapshot(status, tuple(found.values()), adapters, await read_device(client), await read_jobs(client))
+
+
+async def read_device(client: DevicePort) -> DeviceStatus | None:
+    """The device; None where the engine has no such route."""
+    with suppress(NotFoundError):
+        return await client.device()
+    return None
+
+
+async def read_jobs(client: DevicePort) -> tuple[TrainJob, ...] | None:
+    """The training jobs, as many as a terminal shows; None where the engine has no such route."""
+    found: dict[str, TrainJob] = {}  # jobs that end meanwhile shift the pages: one may come twice
+    offset = 0
+    try:
+        while offset < MAX_JOBS and (page := await client.jobs(limit=PAGE, offset=offset)):
+            found.update({job.id: job for job in page})
+            offset += len(page)
+            if len(page) < PAGE:
+                break
+    except NotFoundError:
+        return None
+    return tuple(found.values())
 
 
 async def read_adapters(client: EnginePort) -> tuple[AdapterRecord, ...]:
@@ -132,12 +221,41 @@ async def _adapters(client: EnginePort, *, archived: bool) -> list[AdapterRecord
     return found
 
 
-class Attachment:
-    """One terminal's connection; owns no state but whether it is connected."""
+class Gathering:
+    """Lets a stream gather while its reader rests: ten pieces that are read at once cost little more than one.
 
-    def __init__(self, client: EnginePort, deliver: Callable[[Item], None]) -> None:
+    After a piece that had to be waited for, the reader rests for one period, and what arrives meanwhile waits in the
+    socket. A stream that brings more than `BUSY` pieces in between is left alone: its batches are large already.
+    """
+
+    def __init__(self, period_s: float) -> None:
+        self._period_s = period_s
+        self._woke = -math.inf
+        self._taken = 0
+
+    def rest_s(self, now: float) -> float:
+        """How long to rest after the piece that was just taken."""
+        self._taken += 1
+        if not self._period_s or now - self._woke < AT_ONCE_S:
+            return 0.0
+        busy = self._taken > BUSY
+        rest = 0.0 if busy else self._period_s
+        self._woke, self._taken = now + rest, 0
+        return rest
+
+
+class Attachment:
+    """One terminal's connection; owns no state but whether it is connected.
+
+    Args:
+        deliver: takes each item; must not block.
+        gather_s: how long live items are left to gather; 0 reads each at once.
+    """
+
+    def __init__(self, client: EnginePort, deliver: Callable[[Item], None], gather_s: float = 0.0) -> None:
         self._client = client
         self._deliver = deliver
+        self._gather_s = gather_s
         self._wake = asyncio.Event()
 
     def retry_now(self) -> None:
@@ -189,31 +307,53 @@ class Attachment:
 
     async def _follow(self, since: int) -> None:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._stream(since)), group.create_task(self._watch_health())]
+            tasks = [
+                group.create_task(self._stream(since)),
+                group.create_task(self._watch_health()),
+                group.create_task(self._read_backends()),
+            ]
             await self._wake.wait()
             for task in tasks:
                 task.cancel()
 
     async def _stream(self, since: int) -> None:
+        clock = asyncio.get_running_loop().time
+        gathering = Gathering(self._gather_s)
         async with aclosing(self._client.events(since, reconnect=False)) as items:
             async for item in items:
                 self._deliver(item)
+                if rest_s := gathering.rest_s(clock()):
+                    await asyncio.sleep(rest_s)
         raise RuneError("The engine closed the connection.")
 
     async def _watch_health(self) -> None:
         while True:
             await asyncio.sleep(HEALTH_PERIOD_S)
             self._deliver(await self._client.health())
+            self._deliver(DeviceRead(await read_device(self._client)))
 
-    async def read_again(self, sessions: frozenset[str], adapters: bool) -> None:
+    async def _read_backends(self) -> None:
+        """Beside the stream: an engine may look for a while at what is installed."""
+        try:
+            self._deliver(BackendList(await self._client.backends()))
+        except EngineUnreachableError:
+            raise
+        except RuneError as error:  # the dialog asks again and says why
+            _log.info("the engine does not list its backends: %s", error)
+
+    async def read_again(self, stale: Stale) -> None:
         """Read subjects whose events did not carry them whole."""
-        for session_id in sorted(sessions):
+        for session_id in sorted(stale.sessions):
             try:
                 self._deliver(await self._client.session(session_id))
             except NotFoundError:
                 self._deliver(Gone(session_id))
-        if adapters:
+        if stale.adapters:
             self._deliver(AdapterList(await read_adapters(self._client)))
+        if stale.device:
+            self._deliver(DeviceRead(await read_device(self._client)))
+        if stale.jobs:
+            self._deliver(JobList(await read_jobs(self._client)))
 
 
 class _LinkLost(Exception):

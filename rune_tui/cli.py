@@ -21,13 +21,17 @@ from engine.errors import ExitCode, RuneError
 
 COMMANDS = {
     "adapters": "List, show, import, archive and restore adapters.",
+    "backend": "List, choose and install what serves the model.",
     "config": "Show the configuration, or where it is read from.",
     "demo": "Run the tasks that ship with rune-tui on the scripted backend.",
+    "device": "Say who has the GPU, why, and until when.",
     "doctor": "Say what this machine can run, and how to mend what it cannot.",
     "engine": "Start, stop and inspect the engine.",
     "export-log": "Write attempts or events out as jsonl, csv or md.",
+    "jobs": "List, show, cancel, pause, resume, retry and move training jobs.",
     "sessions": "List, show, cancel, resume and export sessions.",
     "status": "Say what the engine is doing.",
+    "train": "Make a LoRA adapter from verified work or from a file of examples.",
 }
 """Name -> one line of help. The module is `rune_tui.commands.<name>`, its command the attribute `command`."""
 

@@ -20,6 +20,7 @@ import httpx_sse
 from pydantic import TypeAdapter, ValidationError
 
 from engine import errors
+from engine.api_device import BackendInfo, BackendName, BackendSwitch, BackendSwitched, DeviceStatus
 from engine.api_models import (
     AdapterImport,
     AdapterRecord,
@@ -31,9 +32,16 @@ from engine.api_models import (
     StreamChunk,
     Trajectory,
 )
+from engine.api_training import JobMove, TrainJob, TrainPreview, TrainRequest
 
 CALL_TIMEOUT_S = 30.0
 """No call waits for a model: what takes longer than this is stuck."""
+
+SWITCH_TIMEOUT_S = 7_200.0
+"""Of a backend switch, which waits for a model server to start: the longest `vllm.start_timeout_s` there can be."""
+
+PREVIEW_TIMEOUT_S = 600.0
+"""Of a preview, which reads and tokenises the whole data set."""
 
 IDLE_STREAM_TIMEOUT_S = 60.0
 """The engine sends a keep-alive every 15 s; four missed ones mean that the connection is dead."""
@@ -46,6 +54,8 @@ PAGE = 200
 
 _SESSIONS = TypeAdapter(tuple[SessionRecord, ...])
 _ADAPTERS = TypeAdapter(tuple[AdapterRecord, ...])
+_BACKENDS = TypeAdapter(tuple[BackendInfo, ...])
+_JOBS = TypeAdapter(tuple[TrainJob, ...])
 
 
 class EngineClient:
@@ -170,6 +180,74 @@ class EngineClient:
         """Bring it back into use."""
         return AdapterRecord.model_validate(await self._call("POST", f"/adapters/{adapter_id}/restore"))
 
+    # --- device ---
+
+    async def device(self) -> DeviceStatus:
+        """Who owns the device, since when, and what comes next."""
+        return DeviceStatus.model_validate(await self._call("GET", "/device"))
+
+    async def backends(self) -> tuple[BackendInfo, ...]:
+        """Every backend, and why one is not available."""
+        return _BACKENDS.validate_python(await self._call("GET", "/device/backends"))
+
+    async def use_backend(self, name: BackendName) -> BackendSwitched:
+        """Serve with that backend from now on; returns when it serves, or when the old one does again."""
+        body = BackendSwitch(backend=name).model_dump(mode="json")
+        answer = await self._call("POST", "/device/backend", body=body, timeout_s=SWITCH_TIMEOUT_S)
+        return BackendSwitched.model_validate(answer)
+
+    async def retry_device(self) -> DeviceStatus:
+        """Look at a device in FAULT again, now."""
+        return DeviceStatus.model_validate(await self._call("POST", "/device/retry"))
+
+    # --- training ---
+
+    async def preview_training(self, body: TrainRequest) -> TrainPreview:
+        """What that job would take; nothing is queued."""
+        answer = await self._call(
+            "POST",
+            "/train/lora",
+            query={"preview": True},
+            body=body.model_dump(mode="json"),
+            timeout_s=PREVIEW_TIMEOUT_S,
+        )
+        return TrainPreview.model_validate(answer)
+
+    async def train(self, body: TrainRequest) -> TrainJob:
+        """Queue a training job."""
+        answer = await self._call("POST", "/train/lora", body=body.model_dump(mode="json"), timeout_s=PREVIEW_TIMEOUT_S)
+        return TrainJob.model_validate(answer)
+
+    async def jobs(self, *, state: str | None = None, limit: int = 100, offset: int = 0) -> tuple[TrainJob, ...]:
+        """A page of training jobs: the queue in its order, then the others, newest first."""
+        query = {"state": state, "limit": limit, "offset": offset}
+        return _JOBS.validate_python(await self._call("GET", "/jobs", query=query))
+
+    async def job(self, job_id: str) -> TrainJob:
+        """One training job."""
+        return TrainJob.model_validate(await self._call("GET", f"/jobs/{job_id}"))
+
+    async def cancel_job(self, job_id: str) -> TrainJob:
+        """Stop it for good."""
+        return TrainJob.model_validate(await self._call("POST", f"/jobs/{job_id}/cancel"))
+
+    async def pause_job(self, job_id: str) -> TrainJob:
+        """Stop it at a checkpoint."""
+        return TrainJob.model_validate(await self._call("POST", f"/jobs/{job_id}/pause"))
+
+    async def resume_job(self, job_id: str) -> TrainJob:
+        """Queue it again; it goes on from its checkpoint."""
+        return TrainJob.model_validate(await self._call("POST", f"/jobs/{job_id}/resume"))
+
+    async def retry_job(self, job_id: str) -> TrainJob:
+        """Queue a failed or cancelled one again, from the beginning."""
+        return TrainJob.model_validate(await self._call("POST", f"/jobs/{job_id}/retry"))
+
+    async def move_job(self, job_id: str, position: int) -> TrainJob:
+        """Put a queued one to that 1-based place."""
+        body = JobMove(position=position).model_dump(mode="json")
+        return TrainJob.model_validate(await self._call("POST", f"/jobs/{job_id}/move", body=body))
+
     # --- events ---
 
     async def replay(self, since: int = 0, *, session_id: str | None = None) -> AsyncGenerator[Event, None]:
@@ -232,18 +310,27 @@ class EngineClient:
     # --- transport ---
 
     async def _call(
-        self, method: str, path: str, *, query: Mapping[str, object] | None = None, body: object = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        body: object = None,
+        timeout_s: float = CALL_TIMEOUT_S,
     ) -> Any:
         content = None if body is None else json.dumps(body)
         headers = {} if body is None else {"content-type": "application/json"}
         try:
             response = await self._http.request(
-                method, path, params=_query(query or {}), content=content, headers=headers
+                method,
+                path,
+                params=_query(query or {}),
+                content=content,
+                headers=headers,
+                timeout=httpx.Timeout(timeout_s, connect=CALL_TIMEOUT_S),
             )
         except httpx.TimeoutException as error:
-            raise errors.EngineUnreachableError(
-                f"The engine did not answer {path} in {CALL_TIMEOUT_S:.0f} s."
-            ) from error
+            raise errors.EngineUnreachableError(f"The engine did not answer {path} in {timeout_s:.0f} s.") from error
         except httpx.TransportError as error:
             raise self._unreachable() from error
         if response.status_code >= 400:

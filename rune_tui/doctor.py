@@ -21,8 +21,9 @@ from pathlib import Path
 
 from engine.config import Config, load_config
 from engine.device.hardware import Hardware, probe
-from engine.errors import ConfigError, ExitCode, ModelNotFoundError, RuneError
+from engine.errors import BackendUnavailableError, ConfigError, ExitCode, ModelNotFoundError, RuneError
 from engine.home import socket_path
+from engine.inference.install import find_vllm
 from engine.inference.model_files import model_path
 from engine.sandbox.types import ORDER, Level
 from registry.db import SQLITE_VERSION
@@ -101,7 +102,13 @@ def diagnose(home: Path, overrides: Iterable[str], environment: Mapping[str, str
         check_memory(hardware),
         check_disk(hardware),
         check_gpu(hardware, driver=NVIDIA_DRIVER.exists()),
-        check_backends(config, _installed("llama_cpp", "llama-cpp-python")),
+        check_backends(
+            config,
+            _installed("llama_cpp", "llama-cpp-python"),
+            _installed("transformers", "transformers"),
+            _vllm(config, home),
+        ),
+        check_training(*(_installed(name, name) for name in ("torch", "peft", "bitsandbytes"))),
         _model(config),
         _sandbox(config),
         check_sqlite(SQLITE_VERSION),
@@ -172,13 +179,46 @@ def check_gpu(hardware: Hardware, *, driver: bool) -> Check:
     return Check("gpu", Status.OK, "no NVIDIA GPU; the model runs on the CPU")
 
 
-def check_backends(config: Config, llama: str | None) -> Check:
-    """`llama` is the version of llama-cpp-python, None where it is not installed."""
-    detail = f"llamacpp: {llama or 'not installed'}; scripted: built in; configured: {config.inference.backend}"
-    if llama is not None:
+def check_backends(config: Config, llama: str | None, transformers: str | None, vllm: str | None) -> Check:
+    """The versions of llama-cpp-python, of transformers, and of vLLM in its own environment; None: not installed."""
+    found = {"llamacpp": llama, "transformers": transformers, "vllm": vllm}
+    parts = [f"{name}: {known or 'not installed'}" for name, known in found.items()]
+    parts += [f"ollama: {config.ollama.url}, when it is chosen", "scripted: built in"]
+    configured = str(config.inference.backend)
+    detail = "; ".join([*parts, f"configured: {configured}"])
+    if llama is not None and found.get(configured, "built in") is not None:
         return Check("backends", Status.OK, detail)
-    status = Status.FAIL if config.inference.backend == "llamacpp" else Status.WARN
-    return Check("backends", status, detail, "pip install llama-cpp-python (needs a C++ compiler and cmake)")
+    missing = configured if found.get(configured, "built in") is None else "llamacpp"
+    status = Status.FAIL if missing == configured else Status.WARN
+    return Check("backends", status, detail, _BACKEND_FIXES[missing])
+
+
+_BACKEND_FIXES = {
+    "llamacpp": "pip install llama-cpp-python (needs a C++ compiler and cmake)",
+    "transformers": "pip install torch transformers peft, or reinstall rune-tui",
+    "vllm": "rune-tui backend install vllm",
+}
+
+
+def check_training(torch: str | None, peft: str | None, bitsandbytes: str | None) -> Check:
+    """The versions of what a training job needs; None: not installed."""
+    found = {"torch": torch, "peft": peft, "bitsandbytes": bitsandbytes}
+    detail = "; ".join(f"{name}: {known or 'not installed'}" for name, known in found.items())
+    if torch is None or peft is None:
+        return Check("training", Status.WARN, detail, "pip install torch peft transformers, or reinstall rune-tui")
+    if bitsandbytes is None:
+        return Check(
+            "training", Status.WARN, f"{detail}; only --method lora works", "pip install bitsandbytes, for qlora"
+        )
+    return Check("training", Status.OK, detail)
+
+
+def _vllm(config: Config, home: Path) -> str | None:
+    try:
+        found = find_vllm(config, home)
+    except BackendUnavailableError:
+        return None
+    return f"{'.'.join(map(str, found.version))} ({found.package})"
 
 
 def _installed(module: str, package: str) -> str | None:

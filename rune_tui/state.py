@@ -11,7 +11,7 @@ owns the connection reads it again, so that the state converges on the engine's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from engine.api_device import DeviceStatus
 from engine.api_models import (
     FINAL_STATES,
     AdapterRecord,
@@ -28,23 +29,16 @@ from engine.api_models import (
     SessionRecord,
     StreamChunk,
 )
+from engine.api_training import TrainJob
+from rune_tui.device_state import BackendList, DeviceRead, JobList, Workshop, WorkshopFold, reread_workshop, select_job
+from rune_tui.draft import Draft
+from rune_tui.tails import DEFAULT_STREAM_LINES, Tail, TailsFold
 
 MAX_SESSIONS = 1_000
 """Sessions kept in memory; the oldest finished ones leave first, and stay in the engine."""
 
-MAX_TAILS = 20
-"""Sessions whose streamed output is kept; more than anyone looks at in one sitting."""
-
-MAX_STREAM_LINE_CHARS = 4_000
-"""A streamed line without an end is cut here, so that a tail is bounded in characters too."""
-
 MAX_LOG = 500
 """Events kept for the event log."""
-
-DEFAULT_STREAM_LINES = 400
-
-SESSION_JOB = "session"
-"""Kind of the jobs that are sessions."""
 
 
 class LinkState(StrEnum):
@@ -71,6 +65,10 @@ class Snapshot:
     status: EngineStatus
     sessions: tuple[SessionRecord, ...]
     adapters: tuple[AdapterRecord, ...]
+    device: DeviceStatus | None = None
+    """None where the engine has no such route."""
+    jobs: tuple[TrainJob, ...] | None = None
+    """Likewise."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +86,6 @@ class Gone:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A job that is not a session, as its events describe it: training."""
-
-    id: str
-    kind: str
-    state: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class LogEntry:
     """One journalled event, short."""
 
@@ -107,28 +95,19 @@ class LogEntry:
     subject: str
 
 
-Origin = tuple[str, str, int]
-"""Phase, subtask, attempt: which answer of the model a piece of output belongs to."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """One answer of the model. The last line may still grow: answers of parallel subtasks grow side by side."""
-
-    origin: Origin
-    lines: tuple[str, ...] = ("",)
-
-
-@dataclass(frozen=True)
-class Tail:
-    """The end of a session's streamed output, one block an answer, in the order in which they began."""
-
-    blocks: tuple[Block, ...] = ()
-    dropped: int = 0
-    """Lines that fell off the beginning."""
-
-
-Item = Snapshot | AdapterList | Gone | Link | EngineStatus | SessionRecord | Event | StreamChunk
+Item = (
+    Snapshot
+    | AdapterList
+    | DeviceRead
+    | BackendList
+    | JobList
+    | Gone
+    | Link
+    | EngineStatus
+    | SessionRecord
+    | Event
+    | StreamChunk
+)
 """What changes the state."""
 
 
@@ -144,7 +123,8 @@ class State:
     """Session -> when it last gave a sign of life, on this terminal's clock."""
     tails: Mapping[str, Tail] = field(default_factory=dict[str, Tail])
     adapters: Mapping[str, AdapterRecord] = field(default_factory=dict[str, AdapterRecord])
-    jobs: Mapping[str, Job] = field(default_factory=dict[str, Job])
+    workshop: Workshop = field(default_factory=Workshop)
+    """The device, its backends, the training jobs."""
     log: tuple[LogEntry, ...] = ()
     sequence: int = 0
     """Of the last event taken in; older ones are ignored."""
@@ -183,9 +163,33 @@ def select(state: State, session_id: str) -> State:
     return replace(state, selected=session_id if session_id in state.sessions else "")
 
 
-def reread(state: State, sessions: Iterable[str], adapters: bool) -> State:
-    """Those subjects are being read again now."""
-    return replace(state, stale=state.stale - frozenset(sessions), adapters_stale=state.adapters_stale and not adapters)
+def select_training(state: State, job_id: str) -> State:
+    """Another training job under the cursor."""
+    return replace(state, workshop=select_job(state.workshop, job_id))
+
+
+@dataclass(frozen=True)
+class Stale:
+    """What must be read again, because its events did not carry it whole."""
+
+    sessions: frozenset[str] = frozenset()
+    adapters: bool = False
+    device: bool = False
+    jobs: bool = False
+
+    def __bool__(self) -> bool:
+        return self != Stale()
+
+
+def stale(state: State) -> Stale:
+    """What must be read again."""
+    workshop = state.workshop
+    return Stale(state.stale, state.adapters_stale, workshop.device_stale, workshop.jobs_stale)
+
+
+def reread(state: State) -> State:
+    """All that was stale is being read again now."""
+    return replace(state, stale=frozenset(), adapters_stale=False, workshop=reread_workshop(state.workshop))
 
 
 def apply(state: State, item: Item, now: datetime | None = None) -> State:
@@ -209,12 +213,12 @@ class _Fold:
     def __init__(self, state: State, now: datetime) -> None:
         self._state = state
         self._now = now
-        self._sessions = dict(state.sessions)
-        self._heard = dict(state.heard)
-        self._tails = dict(state.tails)
-        self._adapters = dict(state.adapters)
-        self._jobs = dict(state.jobs)
-        self._log = list(state.log)
+        self._sessions = Draft(state.sessions)
+        self._heard = Draft(state.heard)
+        self._adapters = Draft(state.adapters)
+        self._tails = TailsFold(state.tails)
+        self._workshop = WorkshopFold(state.workshop, now)
+        self._log: list[LogEntry] = []
         self._stale = set(state.stale)
         self._adapters_stale = state.adapters_stale
         self._sequence = state.sequence
@@ -222,10 +226,8 @@ class _Fold:
     def take(self, item: Item) -> None:
         match item:
             case StreamChunk():
-                self._heard[item.session_id] = self._now
-                self._tails[item.session_id] = _grow(self._tails.pop(item.session_id, Tail()), item)
-                if item.session_id not in self._sessions:
-                    self._stale.add(item.session_id)
+                self._hear(item.session_id)
+                self._tails.take(item)
             case Event():
                 self._event(item)
             case SessionRecord():
@@ -233,20 +235,33 @@ class _Fold:
             case Snapshot():
                 self._snapshot(item)
             case AdapterList():
-                self._adapters = {adapter.id: adapter for adapter in item.adapters}
+                self._adapters.replace({adapter.id: adapter for adapter in item.adapters})
                 self._adapters_stale = False
+            case DeviceRead():
+                self._workshop.read_device(item.status)
+            case BackendList():
+                self._workshop.read_backends(item.backends)
+            case JobList():
+                self._workshop.read_jobs(item.jobs)
             case EngineStatus():
                 self._state = replace(self._state, engine=item)
             case Link():
                 self._state = replace(self._state, link=item)
             case Gone():
-                self._sessions.pop(item.session_id, None)
+                self._sessions.drop(item.session_id)
                 self._stale.discard(item.session_id)
+
+    def _hear(self, session_id: str) -> None:
+        self._heard.edit()[session_id] = self._now
+        if session_id not in self._sessions.read:
+            self._stale.add(session_id)
 
     def _snapshot(self, snapshot: Snapshot) -> None:
         self._state = replace(self._state, engine=snapshot.status)
-        self._sessions = {record.id: record for record in snapshot.sessions}
-        self._adapters = {adapter.id: adapter for adapter in snapshot.adapters}
+        self._sessions.replace({record.id: record for record in snapshot.sessions})
+        self._adapters.replace({adapter.id: adapter for adapter in snapshot.adapters})
+        self._workshop.read_device(snapshot.device)
+        self._workshop.read_jobs(snapshot.jobs)
         self._sequence = snapshot.status.last_sequence  # also backwards: another engine may own the home now
         self._stale.clear()
         self._adapters_stale = False
@@ -257,67 +272,60 @@ class _Fold:
         self._sequence = event.sequence
         self._log.append(LogEntry(event.sequence, event.timestamp, event.kind, event.subject))
         kind, _, subject_id = event.subject.partition("/")
-        if event.session_id:
-            self._heard[event.session_id] = self._now
         match kind:
             case "session":
                 self._session_event(subject_id, event)
             case "adapter":
                 self._adapter_event(subject_id, event)
             case "job":
-                self._job_event(subject_id, event)
+                self._workshop.job_event(subject_id, event)
+            case "training":
+                self._workshop.training_event(subject_id, event)
+            case "device":
+                self._workshop.device_event(event)
             case _:
                 # attempts and kinds of a newer engine: what they change of a session comes as its own event
-                if event.session_id and event.session_id not in self._sessions:
-                    self._stale.add(event.session_id)
+                if event.session_id:
+                    self._hear(event.session_id)
 
     def _session_event(self, session_id: str, event: Event) -> None:
         if event.kind == "deleted":
-            self._sessions.pop(session_id, None)
+            self._sessions.drop(session_id)
             return
-        known = self._sessions.get(session_id)
+        known = self._sessions.read.get(session_id)
+        self._heard.edit()[session_id] = self._now
         record = _session_of(event.payload, known)
         if record is None:
             self._stale.add(session_id)
             return
-        self._heard[session_id] = self._now
         self._put_session(record)
 
     def _put_session(self, record: SessionRecord) -> None:
-        self._sessions[record.id] = record
+        self._sessions.edit()[record.id] = record
         self._stale.discard(record.id)
 
     def _adapter_event(self, adapter_id: str, event: Event) -> None:
         if event.kind == "deleted":
-            self._adapters.pop(adapter_id, None)
+            self._adapters.drop(adapter_id)
             return
         try:
-            self._adapters[adapter_id] = AdapterRecord.model_validate(event.payload)
+            self._adapters.edit()[adapter_id] = AdapterRecord.model_validate(event.payload)
         except ValidationError:
             self._adapters_stale = True
-
-    def _job_event(self, job_id: str, event: Event) -> None:
-        known, payload = self._jobs.get(job_id), event.payload
-        kind = str(payload.get("kind", known.kind if known else SESSION_JOB))
-        if kind == SESSION_JOB:  # shown as sessions
-            return
-        if event.kind == "deleted":
-            self._jobs.pop(job_id, None)
-            return
-        state = str(payload.get("state", known.state if known else ""))
-        self._jobs[job_id] = Job(job_id, kind, state, str(payload.get("reason", known.reason if known else "")))
 
     def finish(self) -> State:
         selected = self._state.selected
         ids = self._trimmed()
+        for session_id in [key for key in self._heard.read if key not in ids]:
+            self._heard.drop(session_id)
         return replace(
             self._state,
-            sessions=self._sessions,
-            heard={key: moment for key, moment in self._heard.items() if key in ids},
-            tails=_bounded_tails(self._tails, self._state.stream_lines, selected),
-            adapters=self._adapters,
-            jobs=self._jobs,
-            log=tuple(self._log[-MAX_LOG:]),
+            sessions=ids,
+            heard=self._heard.read,
+            tails=self._tails.finish(self._state.stream_lines, selected),
+            adapters=self._adapters.read,
+            workshop=self._workshop.finish(),
+            log=(*self._state.log, *self._log)[-MAX_LOG:] if self._log else self._state.log,
             sequence=self._sequence,
             stale=frozenset(self._stale),
             adapters_stale=self._adapters_stale,
@@ -325,13 +333,14 @@ class _Fold:
         )
 
     def _trimmed(self) -> Mapping[str, SessionRecord]:
-        excess = len(self._sessions) - MAX_SESSIONS
+        excess = len(self._sessions.read) - MAX_SESSIONS
         if excess > 0:
-            finished = [record for record in self._sessions.values() if record.state in FINAL_STATES]
+            sessions = self._sessions.edit()
+            finished = [record for record in sessions.values() if record.state in FINAL_STATES]
             finished.sort(key=lambda record: record.created_at)
             for record in finished[:excess]:
-                del self._sessions[record.id]
-        return self._sessions
+                del sessions[record.id]
+        return self._sessions.read
 
 
 def _session_of(payload: Mapping[str, Any], known: SessionRecord | None) -> SessionRecord | None:
@@ -345,35 +354,3 @@ def _session_of(payload: Mapping[str, Any], known: SessionRecord | None) -> Sess
         return SessionRecord.model_validate({**known.model_dump(), **fields})
     except ValidationError:
         return None
-
-
-def _grow(tail: Tail, chunk: StreamChunk) -> Tail:
-    origin: Origin = (str(chunk.phase), chunk.subtask, chunk.attempt)
-    blocks = tail.blocks
-    place = next((index for index in range(len(blocks) - 1, -1, -1) if blocks[index].origin == origin), len(blocks))
-    block = blocks[place] if place < len(blocks) else Block(origin)
-    first, *others = chunk.text.split("\n")
-    lines = [*block.lines[:-1], block.lines[-1] + first, *others]
-    grown = Block(origin, tuple(line[:MAX_STREAM_LINE_CHARS] for line in lines))
-    return replace(tail, blocks=(*blocks[:place], grown, *blocks[place + 1 :]))
-
-
-def _bounded_tails(tails: dict[str, Tail], limit: int, selected: str) -> dict[str, Tail]:
-    for session_id in [key for key in tails if key != selected][: max(0, len(tails) - MAX_TAILS)]:
-        del tails[session_id]  # `take` puts the one just heard last, so the longest silent leave first
-    return {key: _last_lines(tail, limit) for key, tail in tails.items()}
-
-
-def _last_lines(tail: Tail, limit: int) -> Tail:
-    """The tail with so many lines at most; a heading counts as one."""
-    excess = sum(len(block.lines) + 1 for block in tail.blocks) - limit
-    blocks, dropped = list(tail.blocks), tail.dropped
-    while excess > 0 and len(blocks) > 1 and len(blocks[0].lines) <= excess:
-        gone = blocks.pop(0)
-        excess -= len(gone.lines) + 1
-        dropped += len(gone.lines)
-    if excess > 0 and blocks:
-        cut = min(excess, len(blocks[0].lines) - 1)
-        blocks[0] = replace(blocks[0], lines=blocks[0].lines[cut:])
-        dropped += cut
-    return tail if dropped == tail.dropped else Tail(tuple(blocks), dropped)

@@ -185,6 +185,7 @@ class AttemptLoop:
             "prompt_tokens": answer.prompt_tokens,
             "completion_tokens": answer.completion_tokens,
             "seconds": answer.seconds,
+            "backend": answer.backend,
         }
 
     async def _ask_diagnosis(self, turns: Sequence[Turn], turn: Turn, reflection: Reflection) -> Answer | None:
@@ -228,7 +229,7 @@ class AttemptLoop:
             diagnosis=turn["diagnosis"],
             finish_reason=draft["finish_reason"],
             model=self._parts.model,
-            backend=self._parts.backend,
+            backend=draft.get("backend") or self._parts.backend,
             adapter_digest=self._parts.adapter_digest,
             seed=draft["seed"],
             prompt_tokens=draft["prompt_tokens"] + extra_prompt,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import cast
 
 from engine.api_models import PhaseName, StreamChunk
-from engine.errors import ContextOverflowError, ProviderError
+from engine.errors import ContextOverflowError, ProviderError, RequestAbortedError
 from engine.inference.provider import Delta, FinishReason, Message, Request, Sampling
 from engine.pipeline.limits import TokenBudget
 from engine.pipeline.parts import Parts
 from engine.pipeline.prompts import SHRINK, Prompt
 from engine.pipeline.turns import Ask
+
+MAX_ABORTS = 8
+"""So often one request is asked again: handovers come minutes apart, so more of them means that it is the cause."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,14 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int
     seconds: float
+    backend: str = ""
+    """That answered; empty where the provider does not say."""
 
 
 async def generate(parts: Parts, budget: TokenBudget, ask: Ask, call: Call) -> Answer:
     """Ask the model; a prompt that overflows its context is rendered again at half its size, once.
+
+    A request that was aborted for a handover of the device is asked again, and waits until the model serves.
 
     Raises:
         BudgetExceededError: before the call or in the midst of the answer, which then is lost.
@@ -52,10 +62,19 @@ async def generate(parts: Parts, budget: TokenBudget, ask: Ask, call: Call) -> A
     """
     prompt = parts.prompts.render(ask.template, ask.values)
     try:
-        return await _stream(parts, budget, prompt, call)
+        return await _ask(parts, budget, prompt, call)
     except ContextOverflowError:
         smaller = parts.prompts.render(ask.template, ask.values, shrink=SHRINK)
-        return await _stream(parts, budget, smaller, call)
+        return await _ask(parts, budget, smaller, call)
+
+
+async def _ask(parts: Parts, budget: TokenBudget, prompt: Prompt, call: Call) -> Answer:
+    for _ in range(MAX_ABORTS):
+        try:
+            return await _stream(parts, budget, prompt, call)
+        except RequestAbortedError as aborted:
+            log.info("session %s: %s Asked again.", call.session_id, aborted)
+    return await _stream(parts, budget, prompt, call)
 
 
 async def _stream(parts: Parts, budget: TokenBudget, prompt: Prompt, call: Call) -> Answer:
@@ -77,7 +96,15 @@ async def _stream(parts: Parts, budget: TokenBudget, prompt: Prompt, call: Call)
         raise ProviderError("The model server ended the answer before its end; its log says why.")
     budget.spend(last.prompt_tokens + last.completion_tokens)
     seconds = parts.clock.monotonic() - started
-    return Answer(prompt, "".join(pieces), last.finish_reason, last.prompt_tokens, last.completion_tokens, seconds)
+    return Answer(
+        prompt,
+        "".join(pieces),
+        last.finish_reason,
+        last.prompt_tokens,
+        last.completion_tokens,
+        seconds,
+        last.backend,
+    )
 
 
 def _request(parts: Parts, prompt: Prompt, call: Call) -> Request:

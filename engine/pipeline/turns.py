@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from engine.api_models import PhaseName
 from engine.evaluation.verdict import Strength, TestFailure, Verdict
@@ -52,6 +52,8 @@ class Draft(TypedDict):
     prompt_tokens: int
     completion_tokens: int
     seconds: float
+    backend: NotRequired[str]
+    """Absent in checkpoints of an earlier version."""
 
 
 class AttemptState(TypedDict, total=False):

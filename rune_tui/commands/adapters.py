@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -11,7 +10,9 @@ from engine.api_models import AdapterImport, AdapterRecord
 from engine.errors import InputError
 from rune_tui.cli import Settings
 from rune_tui.commands.ask import JSON_OPTION, ask
-from rune_tui.commands.output import echo_json, echo_table
+from rune_tui.commands.record import echo_record, echo_records
+
+COLUMNS = ("ID", "TYPE", "TIER", "RANK", "FITNESS", "BASE", "CREATED")
 
 
 @click.group("adapters")
@@ -34,23 +35,13 @@ def list_(
         settings,
         lambda client: client.adapters(task_type=task_type, archived=archived, search=search, limit=limit),
     )
-    if as_json:
-        echo_json([adapter.model_dump(mode="json") for adapter in found])
-    elif found:
-        echo_table(_table(found))
-    else:
-        click.echo("no adapters", err=True)
+    echo_records(found, COLUMNS, [_cells(adapter) for adapter in found], none="no adapters", as_json=as_json)
 
 
-def _table(adapters: Sequence[AdapterRecord]) -> list[tuple[str, ...]]:
-    rows = [("ID", "TYPE", "TIER", "RANK", "FITNESS", "BASE", "CREATED")]
-    for adapter in adapters:
-        fitness = "-" if adapter.fitness_score is None else f"{adapter.fitness_score:.3f}"
-        created = adapter.created_at[:19]
-        rows.append(
-            (adapter.id, adapter.task_type, adapter.tier, str(adapter.rank), fitness, adapter.base_model_id, created)
-        )
-    return rows
+def _cells(adapter: AdapterRecord) -> tuple[str, ...]:
+    fitness = "-" if adapter.fitness_score is None else f"{adapter.fitness_score:.3f}"
+    measures = (str(adapter.rank), fitness, adapter.base_model_id)
+    return adapter.id, adapter.task_type, adapter.tier, *measures, adapter.created_at[:19]
 
 
 @command.command("show")
@@ -59,7 +50,7 @@ def _table(adapters: Sequence[AdapterRecord]) -> list[tuple[str, ...]]:
 @click.pass_obj
 def show(settings: Settings, adapter_id: str, as_json: bool) -> None:
     """Show one adapter."""
-    _print(ask(settings, lambda client: client.adapter(adapter_id)), as_json=as_json)
+    echo_record(ask(settings, lambda client: client.adapter(adapter_id)), as_json=as_json)
 
 
 @command.command("import")
@@ -81,7 +72,7 @@ def import_(
         raise InputError(
             f"id {adapter_id!r} or task type {task_type!r} is not valid: letters, digits, '.', '_', '-', at most 100."
         ) from error
-    _print(ask(settings, lambda client: client.import_adapter(body)), as_json=as_json)
+    echo_record(ask(settings, lambda client: client.import_adapter(body)), as_json=as_json)
 
 
 @command.command("archive")
@@ -90,7 +81,7 @@ def import_(
 @click.pass_obj
 def archive(settings: Settings, adapter_id: str, as_json: bool) -> None:
     """Take an adapter out of use; nothing is deleted."""
-    _print(ask(settings, lambda client: client.archive_adapter(adapter_id)), as_json=as_json)
+    echo_record(ask(settings, lambda client: client.archive_adapter(adapter_id)), as_json=as_json)
 
 
 @command.command("restore")
@@ -99,11 +90,4 @@ def archive(settings: Settings, adapter_id: str, as_json: bool) -> None:
 @click.pass_obj
 def restore(settings: Settings, adapter_id: str, as_json: bool) -> None:
     """Bring an archived adapter back into use."""
-    _print(ask(settings, lambda client: client.restore_adapter(adapter_id)), as_json=as_json)
-
-
-def _print(adapter: AdapterRecord, *, as_json: bool) -> None:
-    if as_json:
-        echo_json(adapter.model_dump(mode="json"))
-    else:
-        echo_table([(name.replace("_", " "), str(value)) for name, value in adapter.model_dump().items()])
+    echo_record(ask(settings, lambda client: client.restore_adapter(adapter_id)), as_json=as_json)

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import click
 
+from engine.errors import EnvironmentUnfitError, NotFoundError
 from engine.home import socket_path
 from rune_tui.cli import Settings
 from rune_tui.client import EngineClient
@@ -29,3 +30,19 @@ def ask(settings: Settings, question: Callable[[EngineClient], Awaitable[T]]) ->
             return await question(client)
 
     return asyncio.run(asking())
+
+
+def ask_device(settings: Settings, question: Callable[[EngineClient], Awaitable[T]]) -> T:
+    """A question about the device.
+
+    Raises:
+        EnvironmentUnfitError: the engine is older than this program and has no such route.
+        RuneError: see `ask`.
+    """
+    try:
+        return ask(settings, question)
+    except NotFoundError as error:
+        raise EnvironmentUnfitError(
+            "This engine says nothing of its device: it is older than this program. "
+            "Stop it with `rune-tui engine stop`, then start it again."
+        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -10,10 +9,12 @@ import click
 from engine.api_models import RunState, SessionRecord
 from rune_tui.cli import Settings
 from rune_tui.commands.ask import JSON_OPTION, ask
-from rune_tui.commands.output import echo_json, echo_table
+from rune_tui.commands.record import echo_record, echo_records
 from rune_tui.commands.sink import open_sink
 from rune_tui.export import ATTEMPT_COLUMNS, Format, attempt_rows, csv_header, csv_rows, jsonl, run_card
 from rune_tui.terminal_text import visible
+
+COLUMNS = ("ID", "TASK", "STATE", "OUTCOME", "ATTEMPTS", "SECONDS", "CREATED")
 
 
 @click.group("sessions")
@@ -30,21 +31,13 @@ def command() -> None:
 def list_(settings: Settings, state: str | None, run_id: str | None, limit: int, as_json: bool) -> None:
     """List sessions, newest first."""
     found = ask(settings, lambda client: client.sessions(state=state, run_id=run_id, limit=limit))
-    if as_json:
-        echo_json([session.model_dump(mode="json") for session in found])
-    elif found:
-        echo_table(_table(found))
-    else:
-        click.echo("no sessions", err=True)
+    echo_records(found, COLUMNS, [_cells(session) for session in found], none="no sessions", as_json=as_json)
 
 
-def _table(sessions: Sequence[SessionRecord]) -> list[tuple[str, ...]]:
-    rows = [("ID", "TASK", "STATE", "OUTCOME", "ATTEMPTS", "SECONDS", "CREATED")]
-    for session in sessions:
-        outcome = session.outcome.value if session.outcome else "-"
-        effort = (str(session.attempts), f"{session.seconds:.1f}")
-        rows.append((session.id, session.task.id, session.state.value, outcome, *effort, session.created_at[:19]))
-    return rows
+def _cells(session: SessionRecord) -> tuple[str, ...]:
+    outcome = session.outcome.value if session.outcome else "-"
+    effort = (str(session.attempts), f"{session.seconds:.1f}")
+    return session.id, session.task.id, session.state.value, outcome, *effort, session.created_at[:19]
 
 
 @command.command("show")
@@ -96,11 +89,10 @@ def export(settings: Settings, session_id: str, form: str, output: Path | None) 
 
 
 def _print(session: SessionRecord, *, as_json: bool) -> None:
-    if as_json:
-        echo_json(session.model_dump(mode="json"))
-        return
     fields = session.model_dump(mode="json", exclude={"task", "code", "phases", "summary"})
-    echo_table([("task", session.task.id), *((name.replace("_", " "), str(value)) for name, value in fields.items())])
+    echo_record(session, {"task": session.task.id, **fields}, as_json=as_json)
+    if as_json:
+        return
     for phase in session.phases:
         click.echo(
             visible(f"  {phase.phase.value}: {phase.state}, {phase.iterations} iterations {phase.detail}").rstrip()

@@ -11,7 +11,7 @@ _LISTS = (
     ("↑ ↓  j k", "move in a list, scroll in a text"),
     ("PgUp PgDn", "one screenful"),
     ("Home End  g G", "first, last; a text at its end follows new output"),
-    ("Enter", "open: a session's attempts, an adapter, a tier"),
+    ("Enter", "open: a session's attempts, a training job, an adapter, a tier"),
     ("Ctrl+P", "find any action by its name"),
 )
 
@@ -22,7 +22,9 @@ _INDENT = 32
 def help_rows(state: State) -> list[Row]:
     """Every action with keys, state, meaning and command line."""
     rows = [row(" Actions", Tone.ACCENT)]
-    for action in ACTIONS:
+    for action in sorted(ACTIONS, key=lambda action: bool(action.pane)):
+        if action.pane and not any(section.key == action.pane for section in rows):
+            rows += [row(""), row(f" In the {action.pane} pane", Tone.ACCENT, action.pane)]
         refusal = action.refusal(state)
         rows.append(
             Row(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from operator import is_
 from typing import ClassVar
 
 from textual import events, on
@@ -15,9 +16,11 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer
 
-from rune_tui.actions import ACTIONS
+from rune_tui.actions import ACTIONS, BY_ID, TRAINING_PANE, Action
 from rune_tui.state import LinkState, State
-from rune_tui.widgets.adapter_rows import TIER_KEY, adapter_rows, adapter_summary, training_rows
+from rune_tui.widgets.adapter_rows import TIER_KEY, adapter_rows, adapter_summary
+from rune_tui.widgets.device_rows import device_spans
+from rune_tui.widgets.job_rows import job_activity, job_heading, job_rows, job_summary
 from rune_tui.widgets.line import Line
 from rune_tui.widgets.lineage import lineage_rows
 from rune_tui.widgets.pane import Pane
@@ -34,23 +37,35 @@ SIDE_BY_SIDE_LINES = 20
 
 NO_SESSIONS = "No task yet. Press n to give the model one."
 NO_ADAPTERS = "No adapter yet. `rune-tui adapters import` takes one into the registry."
-NO_TRAINING = "No training job. Training comes with the engine's training service, which this version does not have."
+NO_TRAINING = "No training job. Press t to queue one; it shows what that would take before it asks."
+CANNOT_TRAIN = "This engine has no training queue: it is older than this terminal. Stop it with `rune-tui engine stop`."
 NO_LINEAGE = "No lineage yet: it grows as adapters are made from one another."
 LOADING = "Loading ..."
 
 
-def _bindings() -> list[BindingType]:
-    return [
-        Binding(",".join(action.keys), f"do('{action.id}')", action.title, show=action.in_footer, id=action.id)
-        for action in ACTIONS
-        if action.keys
+def bindings_of(pane: str) -> list[BindingType]:
+    """The keys of the registry that hold in that pane; of no pane: everywhere."""
+    return [_binding(action, show=action.in_footer) for action in ACTIONS if action.keys and action.pane == pane]
+
+
+def _binding(action: Action, *, show: bool) -> Binding:
+    title = action.short or action.title
+    return Binding(",".join(action.keys), f"screen.do('{action.id}')", title, show=show, id=action.id)
+
+
+class TrainingPane(Pane):
+    """The pane whose keys act on a training job; the footer has no room for those of sessions beside them."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *bindings_of(TRAINING_PANE),
+        *(_binding(BY_ID[name], show=False) for name in ("new-task", "export")),
     ]
 
 
 class MainScreen(Screen[None]):
     """Task pipeline, adapter tree, training queue, evolution lineage."""
 
-    BINDINGS: ClassVar[list[BindingType]] = _bindings()
+    BINDINGS: ClassVar[list[BindingType]] = bindings_of("")
     AUTO_FOCUS = "#session-list"
 
     @dataclass
@@ -66,6 +81,12 @@ class MainScreen(Screen[None]):
         session_id: str
 
     @dataclass
+    class JobSelected(Message):
+        """The cursor came to another training job."""
+
+        job_id: str
+
+    @dataclass
     class AdapterChosen(Message):
         """Enter on an adapter."""
 
@@ -77,19 +98,23 @@ class MainScreen(Screen[None]):
         self._now = now
         self._closed_tiers: frozenset[str] = frozenset()
         self._drawn_selection = ""
+        self._seen_adapters: tuple[object, ...] | None = None
         self._title = Line(id="title")
+        self._device = Line(id="device")
         self._status = Line(id="status")
         self._headings = Line(id="session-headings")
         self._activity = Line(id="activity")
         self._sessions = Rows(id="session-list")
         self._output = Rows(id="output", text=True)
         self._adapters = Rows(id="adapter-list")
+        self._job_headings = Line(id="job-headings")
         self._training = Rows(id="training-list")
+        self._job_activity = Line(id="job-activity")
         self._lineage = Rows(id="lineage-list")
         self._panes = (
             Pane("1", "Tasks", self._headings, self._sessions, self._activity, self._output, id="tasks"),
             Pane("2", "Adapters", self._adapters, id="adapters"),
-            Pane("3", "Training", self._training, id="training"),
+            TrainingPane("3", "Training", self._job_headings, self._training, self._job_activity, id=TRAINING_PANE),
             Pane("4", "Lineage", self._lineage, id="lineage"),
         )
         self._lists = (self._sessions, self._adapters, self._training, self._lineage)
@@ -98,6 +123,7 @@ class MainScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         """The panes between title and status."""
         yield self._title
+        yield self._device
         with Horizontal(id="panes"):
             with Vertical(id="left"):
                 yield self._panes[0]
@@ -114,20 +140,27 @@ class MainScreen(Screen[None]):
     # --- content ---
 
     def show(self, state: State) -> None:
-        """Draw that state; widgets whose rows did not change are left alone."""
+        """Draw that state; panes whose part of it did not change are left alone."""
         self._state = state
         if not self.is_mounted:
             return
         now = self._now()
         self._title.show(title_spans(state))
+        self._device.show(device_spans(state, now))
         self._status.show(status_spans(state))
         self._show_tasks(state, now)
+        self._show_training(state, now)
+        self._show_adapters(state)
+
+    def _show_adapters(self, state: State) -> None:
+        width = _width(self._adapters)
+        seen = (state.adapters, state.workshop.backend, state.loaded, state.link, self._closed_tiers, width)
+        if self._seen_adapters is not None and all(map(is_, seen, self._seen_adapters)):
+            return
+        self._seen_adapters = seen
         self._panes[1].summarise(adapter_summary(state))
-        self._panes[2].summarise(f"{len(state.jobs)} jobs" if state.loaded else "")
         self._panes[3].summarise(f"{len(state.adapters)} adapters" if state.loaded else "")
-        adapters = adapter_rows(state.adapters, self._closed_tiers, _width(self._adapters))
-        self._adapters.show(self._or_notice(adapters, NO_ADAPTERS))
-        self._training.show(self._or_notice(training_rows(state, _width(self._training)), NO_TRAINING))
+        self._adapters.show(self._or_notice(adapter_rows(state.adapters, self._closed_tiers, width), NO_ADAPTERS))
         self._lineage.show(self._or_notice(lineage_rows(state.adapters), NO_LINEAGE))
 
     def _show_tasks(self, state: State, now: datetime) -> None:
@@ -142,6 +175,16 @@ class MainScreen(Screen[None]):
             self._drawn_selection = state.selected
             self._output.rewind()
         self._output.show(output_rows(state))
+
+    def _show_training(self, state: State, now: datetime) -> None:
+        workshop, width = state.workshop, _width(self._training)
+        self._panes[2].summarise(job_summary(workshop, loaded=state.loaded) if workshop.jobs_served else "")
+        self._job_headings.show(job_heading(width).spans if workshop.jobs else ())
+        empty = NO_TRAINING if workshop.jobs_served else CANNOT_TRAIN
+        self._training.show(self._or_notice(job_rows(workshop, width, now), empty))
+        if workshop.selected_job:
+            self._training.select(workshop.selected_job)
+        self._job_activity.show(job_activity(workshop, now))
 
     def _or_notice(self, rows: list[Row], empty: str) -> list[Row]:
         if rows:
@@ -211,6 +254,14 @@ class MainScreen(Screen[None]):
     @on(Rows.Chosen, "#session-list")
     def _on_session_chosen(self) -> None:
         self.post_message(self.ActionWanted("details"))
+
+    @on(Rows.Highlighted, "#training-list")
+    def _on_job_highlighted(self, message: Rows.Highlighted) -> None:
+        self.post_message(self.JobSelected(message.key))
+
+    @on(Rows.Chosen, "#training-list")
+    def _on_job_chosen(self) -> None:
+        self.post_message(self.ActionWanted("job-details"))
 
     @on(Rows.Chosen, "#adapter-list")
     def _on_adapter_chosen(self, message: Rows.Chosen) -> None:

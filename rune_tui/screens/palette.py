@@ -9,8 +9,9 @@ from typing import Protocol, cast
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
 from rune_tui.actions import ACTIONS, Action, key_names
-from rune_tui.plain_text import clean_line, plain
+from rune_tui.plain_text import plain
 from rune_tui.state import State
+from rune_tui.terminal_text import clean_line
 
 
 class _Doer(Protocol):

@@ -1,4 +1,4 @@
-"""What the adapter tree and the training queue show: pure functions from state to rows."""
+"""What the adapter tree shows: pure functions from state to rows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from engine.api_models import AdapterRecord
 from rune_tui.state import State
+from rune_tui.widgets.device_rows import adapters_unused
 from rune_tui.widgets.row import Column, Row, Tone, row, tabular
 
 TIERS = ("project", "domain", "task")
@@ -65,7 +66,7 @@ def adapter_summary(state: State) -> str:
     if not state.loaded:
         return ""
     archived = sum(adapter.is_archived for adapter in state.adapters.values())
-    return f"{len(state.adapters) - archived} in use · {archived} archived"
+    return f"{len(state.adapters) - archived} in use · {archived} archived{adapters_unused(state.workshop)}"
 
 
 def adapter_details(adapter: AdapterRecord) -> list[Row]:
@@ -90,11 +91,3 @@ def adapter_details(adapter: AdapterRecord) -> list[Row]:
         "created": adapter.created_at,
     }
     return [row(f" {name:<12} {value}") for name, value in fields.items()]
-
-
-def training_rows(state: State, width: int) -> list[Row]:
-    """One row a training job."""
-    return [
-        tabular((Column(f" {job.state}", 13), Column(job.id, 0), Column(job.reason, 20, priority=1)), width, job.id)
-        for job in state.jobs.values()
-    ]

@@ -8,7 +8,7 @@ from pygments.lexer import Lexer
 from pygments.lexers import get_lexer_by_name
 from pygments.token import Comment, Keyword, Name, Number, Operator, String
 
-from rune_tui.plain_text import clean
+from rune_tui.terminal_text import clean
 from rune_tui.widgets.row import Row, Span, Tone
 
 MAX_HIGHLIGHTED_CHARS = 50_000

@@ -8,7 +8,7 @@ from typing import ClassVar
 from rich.text import Text
 from textual.widget import Widget
 
-from rune_tui.plain_text import clean_line
+from rune_tui.terminal_text import clean_line
 from rune_tui.widgets.row import Span, Tone
 
 

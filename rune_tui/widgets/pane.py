@@ -28,13 +28,14 @@ class Pane(Vertical):
         self._title = title
         self._summary = ""
         self._body = body
+        for part in body:
+            part.add_class("pane-part")
         self._line = Line(classes="pane-title")
 
     def compose(self) -> ComposeResult:
         """Title and body."""
         yield self._line
-        with Vertical(classes="pane-body"):
-            yield from self._body
+        yield from self._body  # in no box of their own: Textual draws each box beneath them at each change
 
     def on_mount(self) -> None:
         """Draw the title."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 
-from rune_tui.plain_text import clean_line, fit
+from rune_tui.terminal_text import clean_line
 
 WRAP_LIMIT = 40
 """Screen lines that one line of text may take: a 2,000-character line on a narrow pane, and no more."""
@@ -71,6 +71,15 @@ class Column:
 def row(text: str, tone: Tone = Tone.PLAIN, key: str = "") -> Row:
     """A row of one span."""
     return Row((Span(text, tone),), key)
+
+
+def fit(text: str, width: int) -> str:
+    """Cleaned text of exactly `width` cells: padded, or cut with an ellipsis."""
+    line = clean_line(text)
+    length = cell_len(line)
+    if length <= width:
+        return line + " " * (width - length)
+    return set_cell_size(line, max(0, width - 1)) + "…" if width > 0 else ""
 
 
 def tabular(columns: Iterable[Column], width: int, key: str) -> Row:

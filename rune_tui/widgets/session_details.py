@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import JsonValue
 
 from engine.api_models import AttemptRecord, SessionRecord, Trajectory
-from rune_tui.plain_text import clean
+from rune_tui.terminal_text import clean
 from rune_tui.widgets.code import code_rows
 from rune_tui.widgets.row import Row, Span, Tone, row
 from rune_tui.widgets.session_rows import clock, standing

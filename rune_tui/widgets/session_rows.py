@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 
 from engine.api_models import FINAL_STATES, Outcome, PhaseName, PhaseStatus, RunState, SessionRecord
-from rune_tui.state import Block, State
+from rune_tui.state import State
+from rune_tui.tails import Block
 from rune_tui.widgets.row import Column, Row, Span, Tone, row, tabular
+
+OUTPUT_ROWS = 4_000
+"""Lines of output whose rows are kept: those of several sessions."""
 
 SILENT_S = 60.0
 """A running session that gave no sign of life for so long is said to be silent: long work looks different."""
@@ -185,8 +190,14 @@ def output_rows(state: State) -> list[Row]:
         rows.append(row(f"… {tail.dropped} earlier lines; press d for every attempt", Tone.DIM))
     for block in tail.blocks:
         rows.append(row(f"── {block_title(block)} ──", Tone.ACCENT))
-        rows.extend(row(line) for line in block.lines)
+        rows.extend(map(_output_row, block.lines))
     return rows
+
+
+@lru_cache(maxsize=OUTPUT_ROWS)
+def _output_row(line: str) -> Row:
+    """The same object for the same line, so that a list finds at once what changed."""
+    return row(line)
 
 
 def block_title(block: Block) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 
+from engine.api_device import DeviceState
 from engine.api_models import RunState, SessionRecord
 from engine.config import Config, load_config
 from engine.core import Engine
@@ -63,6 +64,8 @@ async def serving(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
 async def api(home: Path, *overrides: str, work: Work = forever) -> AsyncIterator[tuple[Engine, httpx.AsyncClient]]:
     """An engine in this process and a client on its socket."""
     async with Engine(scripted(home, *overrides), home, work=work) as engine, serving(engine) as client:
+        # Its events come first then, always: two of them.
+        await engine.device.until(lambda snapshot: snapshot.state is DeviceState.COLD)
         yield engine, client
 
 

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
+from engine.api_device import BackendInfo, BackendName, BackendSwitched, DeviceState, DeviceStatus
 from engine.api_models import (
     AdapterRecord,
     AttemptRecord,
@@ -24,7 +25,8 @@ from engine.api_models import (
     TaskSpec,
     Trajectory,
 )
-from engine.errors import EngineUnreachableError, InputError, NotFoundError
+from engine.api_training import TrainJob, TrainPreview, TrainProgress, TrainRequest
+from engine.errors import BackendUnavailableError, EngineUnreachableError, InputError, NotFoundError
 
 START = "2026-01-01T00:00:00.000000+00:00"
 
@@ -126,12 +128,210 @@ def attempt(session_id: str = "rune-00000001", number: int = 1, **changes: Any) 
     return AttemptRecord(**{**fields, **changes})
 
 
-class FakeEngine:
+def device(**changes: Any) -> DeviceStatus:
+    """A device that serves."""
+    fields: dict[str, Any] = {
+        "id": "cpu",
+        "state": DeviceState.SERVING,
+        "reason": "llamacpp answers.",
+        "since": START,
+        "epoch": 3,
+        "backend": BackendName.LLAMACPP,
+        "free_mib": 12_288,
+        "total_mib": 24_064,
+    }
+    return DeviceStatus(**{**fields, **changes})
+
+
+BACKENDS = (
+    BackendInfo(name=BackendName.LLAMACPP, available=True, reason="The embedded model.", adapters=True, sleep=True),
+    BackendInfo(
+        name=BackendName.VLLM,
+        available=False,
+        reason="Not installed; run `rune-tui backend install vllm`.",
+        adapters=True,
+        sleep=True,
+    ),
+    BackendInfo(name=BackendName.OLLAMA, available=True, reason="Its server answers.", adapters=False, sleep=True),
+    BackendInfo(name=BackendName.SCRIPTED, available=True, reason="Rules, no model.", adapters=True, sleep=True),
+)
+
+PREVIEW = TrainPreview(
+    examples=90,
+    held_out=10,
+    left_out=4,
+    tokens=41_000,
+    steps=36,
+    peak_mib=1_536,
+    free_mib=12_288,
+    fits=True,
+    asleep=("llamacpp",),
+    seconds=345.0,
+    method="qlora",
+)
+
+
+def job(job_id: str = "train-1", **changes: Any) -> TrainJob:
+    """A queued training job."""
+    fields: dict[str, Any] = {
+        "id": job_id,
+        "state": RunState.QUEUED,
+        "request": TrainRequest(from_trajectories=True),
+        "adapter_id": f"adapter-{job_id}",
+        "created_at": START,
+    }
+    return TrainJob(**{**fields, **changes})
+
+
+def progress(job_id: str = "train-1", **changes: Any) -> TrainProgress:
+    """A job at its twelfth step."""
+    fields: dict[str, Any] = {
+        "job_id": job_id,
+        "step": 12,
+        "steps": 36,
+        "loss": 1.234,
+        "held_out_loss": 1.5,
+        "learning_rate": 2e-4,
+        "grad_norm": 0.7,
+        "tokens_per_second": 119.0,
+        "memory_mib": 512,
+        "eta_seconds": 80.0,
+    }
+    return TrainProgress(**{**fields, **changes})
+
+
+class FakeDevice:
+    """The part of the fake that owns the device and the training queue. `old` answers as an engine without them."""
+
+    def __init__(self) -> None:
+        self.old = False
+        self.device_now = device()
+        self.backend_list = BACKENDS
+        self.preview = PREVIEW
+        self.job_list: dict[str, TrainJob] = {}
+        self.trained: list[TrainRequest] = []
+
+    def _answer(self, call: str) -> None:
+        raise NotImplementedError
+
+    def emit(
+        self, subject: str, payload: dict[str, Any], *, kind: str = "updated", session_id: str | None = None
+    ) -> Event:
+        raise NotImplementedError
+
+    # --- what a test does to it ---
+
+    def set_device(self, **changes: Any) -> None:
+        """The device changes, and says so."""
+        self.device_now = self.device_now.model_copy(update=changes)
+        self.emit(f"device/{self.device_now.id}", self.device_now.model_dump(mode="json"))
+
+    def add_job(self, record: TrainJob) -> None:
+        """Queue it behind the others."""
+        queued = sum(one.state is RunState.QUEUED for one in self.job_list.values())
+        position = queued + 1 if record.state is RunState.QUEUED else None
+        self.job_list[record.id] = record.model_copy(update={"position": position})
+        row = {"id": record.id, "kind": "train", "state": record.state, "reason": ""}  # as the jobs' table has it
+        self.emit(f"job/{record.id}", row, kind="created")
+        self.emit(f"training/{record.id}", self.job_list[record.id].model_dump(mode="json"), kind="created")
+
+    def change_job(self, job_id: str, **changes: Any) -> TrainJob:
+        """A job changes, and only what changed is said."""
+        record = self.job_list[job_id].model_copy(update=changes)
+        self.job_list[job_id] = record
+        self.emit(f"training/{job_id}", record.model_dump(mode="json", include=set(changes)))
+        return record
+
+    def step(self, record: TrainProgress) -> None:
+        """A running job says how far it is."""
+        known = self.job_list[record.job_id]
+        self.job_list[record.job_id] = known.model_copy(update={"progress": record})
+        self.emit(f"training/{record.job_id}", record.model_dump(mode="json"))
+
+    # --- DevicePort ---
+
+    def _served(self, call: str) -> None:
+        self._answer(call)
+        if self.old:
+            raise NotFoundError("There is nothing of that id.")
+
+    def _known(self, call: str, job_id: str) -> None:
+        self._served(call)
+        if job_id not in self.job_list:
+            raise NotFoundError(f"There is no job {job_id}.")
+
+    async def device(self) -> DeviceStatus:
+        self._served("device")
+        return self.device_now
+
+    async def backends(self) -> tuple[BackendInfo, ...]:
+        self._served("backends")
+        return self.backend_list
+
+    async def use_backend(self, name: BackendName) -> BackendSwitched:
+        self._served("use_backend")
+        info = next(info for info in self.backend_list if info.name is name)
+        if not info.available:
+            raise BackendUnavailableError(info.reason)
+        self.set_device(backend=name, reason=f"{name} answers.")
+        return BackendSwitched(backend=name, switched=True, reason="", seconds=1.5)
+
+    async def retry_device(self) -> DeviceStatus:
+        self._served("retry_device")
+        self.set_device(state=DeviceState.SERVING, reason="It answers again.")
+        return self.device_now
+
+    async def preview_training(self, body: TrainRequest) -> TrainPreview:
+        self._served("preview_training")
+        del body
+        return self.preview
+
+    async def train(self, body: TrainRequest) -> TrainJob:
+        self._served("train")
+        self.trained.append(body)
+        name = f"train-{len(self.job_list) + 1}"
+        self.add_job(job(name, request=body, adapter_id=body.adapter_id or f"made-up-{name}"))
+        return self.job_list[name]
+
+    async def jobs(self, *, state: str | None = None, limit: int = 100, offset: int = 0) -> tuple[TrainJob, ...]:
+        self._served("jobs")
+        found = [record for record in self.job_list.values() if state is None or record.state == state]
+        return tuple(found[offset : offset + limit])
+
+    async def job(self, job_id: str) -> TrainJob:
+        self._known("job", job_id)
+        return self.job_list[job_id]
+
+    async def cancel_job(self, job_id: str) -> TrainJob:
+        self._known("cancel_job", job_id)
+        return self.change_job(job_id, state=RunState.CANCELLED, position=None, reason="cancelled")
+
+    async def pause_job(self, job_id: str) -> TrainJob:
+        self._known("pause_job", job_id)
+        return self.change_job(job_id, state=RunState.INTERRUPTED, position=None, reason="paused")
+
+    async def resume_job(self, job_id: str) -> TrainJob:
+        self._known("resume_job", job_id)
+        return self.change_job(job_id, state=RunState.QUEUED, position=1, reason="")
+
+    async def retry_job(self, job_id: str) -> TrainJob:
+        self._known("retry_job", job_id)
+        return self.change_job(job_id, state=RunState.QUEUED, position=1, reason="")
+
+    async def move_job(self, job_id: str, position: int) -> TrainJob:
+        self._known("move_job", job_id)
+        other = next(one for one in self.job_list.values() if one.position == position)
+        self.job_list[other.id] = other.model_copy(update={"position": self.job_list[job_id].position})
+        return self.change_job(job_id, position=position)
+
+
+class FakeEngine(FakeDevice):
     """An engine in memory. `down` makes every call fail; `fail_next` makes the next one raise what it holds."""
 
     def __init__(
         self, sessions: tuple[SessionRecord, ...] = (), adapters: tuple[AdapterRecord, ...] = (), **health: Any
     ) -> None:
+        super().__init__()
         self.records = {record.id: record for record in sessions}
         self.adapter_list = adapters
         self.attempts: dict[str, tuple[AttemptRecord, ...]] = {}

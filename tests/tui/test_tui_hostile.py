@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_engine import FakeEngine, adapter, attempt, running, session
+from support.fake_engine import FakeEngine, adapter, attempt, device, job, running, session
 from support.screen import attached, lines, picture, raw_controls, shows, until
 from textual import events
 from textual.app import App, ComposeResult
@@ -18,7 +18,6 @@ from engine.api_models import EngineStatus, PhaseName, PhaseStatus, TaskSpec
 from engine.errors import RuneError
 from rune_tui.plain_text import PlainStatic, plain_notify
 from rune_tui.screens.confirm import ConfirmScreen
-from rune_tui.state import Job
 from rune_tui.widgets.line import Line
 from rune_tui.widgets.row import Column, Span, row, tabular
 from rune_tui.widgets.rows import Rows
@@ -78,6 +77,7 @@ def hostile_engine(text: str) -> FakeEngine:
         sandbox_level=text,
     )
     verdict: dict[str, Any] = {"strength": text, "error": text, "failures": [{"name": text, "got": text}, text]}
+    engine.device_now = device(reason=text, since=text, adapters=(text,), id="cpu")
     engine.attempts["rune-00000001"] = (
         attempt(code=text, response=text, diagnosis=text, stderr=text, stdout=text, subtask=text, verdict=verdict),
     )
@@ -128,17 +128,17 @@ async def test_every_screen_survives_hostile_data(size: tuple[int, int]) -> None
             await until(pilot, lambda app=app: app.state.selected == "rune-00000001")
             for piece in STRINGS[:80]:
                 engine.say("rune-00000001", valid(piece)[:5000] + "\n", subtask=valid(text))
-            engine.emit("job/t", {"kind": "training", "state": valid(text), "reason": valid(text)})
-            await until(pilot, lambda app=app: app.state.jobs)
+            engine.add_job(job("t", adapter_id=valid(text), reason=valid(text), created_at=valid(text)))
+            await until(pilot, lambda app=app: app.state.workshop.jobs)
             for key in ("1", "2", "3", "4", "o", "1", "down", "up"):
                 await pilot.press(key)
                 assert raw_controls(app) == []
-            for opening in ("d", "c", "e", "question_mark", "n"):
+            for opening in ("d", "c", "e", "question_mark", "n", "t", "b", "i"):
                 await pilot.press(opening)
                 await pilot.pause()
                 assert raw_controls(app) == []
                 await pilot.press("escape")
-            for number in ("2", "4"):
+            for number in ("2", "3", "4"):
                 await pilot.press(number, "down", "enter")
                 await pilot.pause()
                 assert raw_controls(app) == []
@@ -261,7 +261,3 @@ def test_lint_no_loose_text(path: Path) -> None:
 )
 def test_lint_negative_control(source: str) -> None:
     assert loose_text(source) == [1]
-
-
-def test_job_rows_are_foreign_too() -> None:
-    assert Job("t", "training", "\x1b", "").state == "\x1b"  # kept raw in the state, cleaned where it is drawn

@@ -47,12 +47,12 @@ async def test_80x24_in_full() -> None:
         await shows(pilot, "return sorted")
         assert lines(app) == [
             " rune-tui  /home/dev/.rune · engine 0.1.0, pid 4242",
+            " ● serving  llamacpp  12.0 of 23.5 GiB free  llamacpp answers.",
             "▾ 1 Tasks  1 running · 1 queued · 3 in all",
             "   task                state        phases            tries tokens score    time",
             " ● sort-list           code         D✓ P✓ C● I·          ×4   1.2k  0.67    0:41",
             " ○ fizz-buzz           queued",
             " ✓ roman               verified                          ×2    400          1:15",
-            "",
             "",
             "",
             " sort-list code · iteration 2 · scripted-1 · strict",
@@ -66,10 +66,10 @@ async def test_80x24_in_full() -> None:
             "",
             "",
             "▸ 2 Adapters  2 in use · 1 archived",
-            "▸ 3 Training  0 jobs",
+            "▸ 3 Training  0 running · 0 queued · 0 in all",
             "▸ 4 Lineage  3 adapters",
             " ● live  sandbox strict  1 running 1 queued  model serving scripted scripted-1",
-            "n New task c Cancel r Resume d Details e Export ? Help q Quit",
+            "n New task c Cancel r Resume d Details e Export t Train b Backend ? Help q Quit",
         ]
 
 
@@ -143,7 +143,7 @@ async def test_empty_states_say_what_to_do(size: tuple[int, int]) -> None:
         await pilot.press("2")
         await shows(pilot, "No adapter yet.")
         await pilot.press("3")
-        await shows(pilot, "Training comes with the")
+        await shows(pilot, "No training job. Press t")
         await pilot.press("4")
         await shows(pilot, "No lineage yet")
 

@@ -43,7 +43,7 @@ async def test_status_says_what_there_is(home: Path) -> None:
         status = await engine.status()
     assert (status.pid, status.home, status.backend) == (os.getpid(), str(home), "scripted")
     assert (status.sessions_running, status.sessions_queued) == (1, 1)
-    assert status.model_state == "stopped" and status.last_sequence == 6
+    assert status.model_state == "stopped" and status.last_sequence >= 6
 
 
 async def test_c4_a_second_engine_is_refused_at_once_with_the_pid_and_disturbs_nothing(home: Path) -> None:

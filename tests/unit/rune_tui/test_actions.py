@@ -11,7 +11,7 @@ from engine.api_models import RunState
 from engine.jobs import RESUMABLE as ENGINE_RESUMABLE
 from rune_tui.actions import ACTIONS, BY_ID, RESUMABLE, key_names, spelled
 from rune_tui.screens.help import help_rows
-from rune_tui.screens.main import MainScreen
+from rune_tui.screens.main import MainScreen, TrainingPane
 from rune_tui.state import Item, Link, LinkState, Snapshot, State, apply_all, select
 
 
@@ -26,13 +26,14 @@ def refusal(action_id: str, state: State) -> str | None:
 
 
 def test_ids_and_keys_are_unique() -> None:
-    keys = Counter(key for action in ACTIONS for key in action.keys)
+    keys = Counter((key, action.pane) for action in ACTIONS for key in action.keys)
     assert max(keys.values()) == 1
     assert len(BY_ID) == len(ACTIONS)
 
 
 def test_the_screen_binds_exactly_the_registry() -> None:
-    bound = {binding.id: binding.key.split(",") for binding in MainScreen.BINDINGS}  # pyright: ignore[reportAttributeAccessIssue]
+    bindings = [*MainScreen.BINDINGS, *TrainingPane.BINDINGS]
+    bound = {binding.id: binding.key.split(",") for binding in bindings}  # pyright: ignore[reportAttributeAccessIssue]
     assert bound == {action.id: list(action.keys) for action in ACTIONS if action.keys}
 
 

@@ -13,7 +13,7 @@ import pytest
 from engine.errors import ExitCode
 from rune_tui.cli import COMMANDS, run
 
-HEAVY = ("textual", "torch", "llama_cpp")
+HEAVY = ("textual", "torch", "llama_cpp", "transformers", "vllm")
 
 PROBE = """
 import sys
@@ -49,6 +49,8 @@ def heavy_modules(done: subprocess.CompletedProcess[str]) -> list[str]:
         (["status"], ExitCode.ENVIRONMENT),
         (["status", "--json"], ExitCode.ENVIRONMENT),
         (["doctor", "--json"], None),
+        (["device"], ExitCode.ENVIRONMENT),
+        (["backend", "list"], ExitCode.ENVIRONMENT),
         (["--batch", "no-such-file.jsonl"], ExitCode.USAGE),
     ],
 )

@@ -22,6 +22,7 @@ NAMES = [
     "disk",
     "gpu",
     "backends",
+    "training",
     "model",
     "sandbox",
     "sqlite",
@@ -86,15 +87,26 @@ def test_gpu_none_is_ordinary_a_silent_driver_is_not() -> None:
     some = Hardware(**(vars(GOOD) | {"gpus": (Gpu("H\x1b[2J200", "u", 1000, 900),)}))
     assert doctor.check_gpu(GOOD, driver=False).status is Status.OK
     assert doctor.check_gpu(GOOD, driver=True).status is Status.WARN
-    assert doctor.check_gpu(some, driver=True).detail == "H[2J200 (900 of 1000 MB free)"
+    assert doctor.check_gpu(some, driver=True).detail == "H200 (900 of 1000 MB free)"
 
 
-def test_backend_is_found_without_importing_it() -> None:
+def test_what_is_configured_must_be_there() -> None:
     config = load_config(Path("/nonexistent/config.toml"))
-    assert doctor.check_backends(config, "1.0").status is Status.OK
-    assert doctor.check_backends(config, None).status is Status.FAIL
+    assert doctor.check_backends(config, "1.0", "5.0", None).status is Status.OK
+    assert doctor.check_backends(config, None, "5.0", None).status is Status.FAIL
     scripted = load_config(Path("/nonexistent/config.toml"), ["inference.backend=scripted"])
-    assert doctor.check_backends(scripted, None).status is Status.WARN
+    assert doctor.check_backends(scripted, None, None, None).status is Status.WARN
+    vllm = load_config(Path("/nonexistent/config.toml"), ["inference.backend=vllm"])
+    found = doctor.check_backends(vllm, "1.0", "5.0", None)
+    assert (found.status, found.fix) == (Status.FAIL, "rune-tui backend install vllm")
+    assert doctor.check_backends(vllm, "1.0", "5.0", "0.33.0").status is Status.OK
+
+
+def test_what_training_needs() -> None:
+    assert doctor.check_training("2.13.0", "0.21", "0.50").status is Status.OK
+    assert "only --method lora" in doctor.check_training("2.13.0", "0.21", None).detail
+    for missing in ((None, "0.21", "0.50"), ("2.13.0", None, "0.50")):
+        assert doctor.check_training(*missing).status is Status.WARN
 
 
 @pytest.mark.parametrize(

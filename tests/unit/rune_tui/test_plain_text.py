@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from rune_tui.plain_text import MAX_LINE_CHARS, clean, clean_line, fit
+from rune_tui.terminal_text import MAX_LINE_CHARS, clean, clean_line, visible, visible_line
+from rune_tui.widgets.row import fit
 
 
 def hidden(text: str) -> list[str]:
@@ -43,6 +44,14 @@ def hidden(text: str) -> list[str]:
 )
 def test_clean(raw: str, shown: str) -> None:
     assert clean(raw) == shown
+
+
+def test_the_command_line_and_the_app_take_away_the_same() -> None:
+    """One table: what a widget would not show, no command prints."""
+    everything = "".join(chr(code) for code in range(0x30000) if chr(code) not in "\n\t")
+    assert visible(everything) == clean(everything, max_line=10**7, max_chars=10**7)
+    assert hidden(visible(everything)) == []
+    assert visible_line("\x1b[31mred\x1b[0m\nline " + "x" * 600, 20) == "red line xxxxxxxx..."
 
 
 def test_an_unterminated_sequence_hides_nothing() -> None:

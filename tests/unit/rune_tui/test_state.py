@@ -14,8 +14,6 @@ from support.fake_engine import START, adapter, running, session, status
 from engine.api_models import Event, PhaseName, RunState, StreamChunk
 from rune_tui.state import (
     MAX_SESSIONS,
-    MAX_STREAM_LINE_CHARS,
-    MAX_TAILS,
     AdapterList,
     Gone,
     Link,
@@ -26,7 +24,9 @@ from rune_tui.state import (
     apply_all,
     reread,
     select,
+    stale,
 )
+from rune_tui.tails import MAX_STREAM_LINE_CHARS, MAX_TAILS
 from rune_tui.widgets.row import Tone
 from rune_tui.widgets.session_rows import output_rows
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_read_is_read_again(payload: dict[str, object]) -> None:
 def test_reread_and_gone() -> None:
     state = apply_all(loaded(session()), [event(1, "session/rune-9", {"attempts": 1})], NOW)
     assert state.stale == {"rune-9"}
-    assert reread(state, state.stale, False).stale == frozenset()
+    assert stale(state) and not stale(reread(state))
     assert apply(state, Gone("rune-00000001"), NOW).sessions == {}
 
 
@@ -112,18 +112,13 @@ def test_adapters_come_by_event_or_are_read_again() -> None:
     assert list(state.adapters) == ["b"] and not state.adapters_stale
 
 
-def test_training_jobs_and_not_session_jobs() -> None:
-    state = apply_all(
-        loaded(),
-        [
-            event(1, "job/rune-1", {"kind": "session", "state": "queued"}),
-            event(2, "job/t-1", {"kind": "training", "state": "queued", "reason": ""}),
-            event(3, "job/t-1", {"state": "running"}),
-            event(4, "job/rune-1", {"state": "running"}),
-        ],
-        NOW,
-    )
-    assert [(job.id, job.state) for job in state.jobs.values()] == [("t-1", "running")]
+def test_an_untouched_table_stays_the_same_object() -> None:
+    """By this a screen knows that it need not look at it again."""
+    before = loaded(running())
+    after = apply(before, chunk("x"), NOW)
+    assert after.sessions is before.sessions and after.adapters is before.adapters
+    assert after.workshop is before.workshop and after.log is before.log
+    assert after.tails is not before.tails
 
 
 def test_chunks_join_into_lines_of_one_block_an_answer() -> None:
