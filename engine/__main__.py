@@ -12,10 +12,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from engine.config import Config, home_directory, load_config
 from engine.core import Engine
+from engine.device.processes import become_subreaper
 from engine.errors import EnvironmentUnfitError, ExitCode, RuneError
 from engine.home import prepare_home
 from engine.logs import log_to
@@ -57,13 +59,16 @@ def _logged(config: Config, home: Path) -> int:
 
 
 async def _run(config: Config, home: Path) -> int:
+    with suppress(OSError):  # then orphans of a killed guardian go to init, and are found by their tree's name
+        become_subreaper()
     async with Engine(config, home) as engine:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, engine.request_shutdown)
         await serve(engine)
         # The rows say where everything stands; a child or a thread that does not end must not hold the home.
-        loop.call_later(config.engine.shutdown_s + EXTRA_EXIT_S, os._exit, ExitCode.ENVIRONMENT)
+        checkpoint_s = config.device.trainer_grace_s if engine.device.snapshot.job else 0.0
+        loop.call_later(config.engine.shutdown_s + checkpoint_s + EXTRA_EXIT_S, os._exit, ExitCode.ENVIRONMENT)
     return ExitCode.OK
 
 

@@ -115,6 +115,7 @@ class Workshop:
             RuneError: it could not be worked on; the sentence says why.
         """
         await asyncio.to_thread(importlib.import_module, "engine.pipeline.run")  # LangGraph: a second of imports
+        from engine.pipeline.limits import Stopwatch
         from engine.pipeline.run import initial_phases, run_session
 
         if not session.phases:
@@ -123,14 +124,16 @@ class Workshop:
         report = Progress(self._stores, self._bus, session)
         adapter = await self._adapter(session)
         live = LiveAdapter(adapter.adapter.digest, str(adapter.directory)) if adapter else None
-        provider = AdmittedProvider(self._device, self._config.model.base_id, live)
+        stopwatch = Stopwatch()
+        provider = AdmittedProvider(self._device, self._config.model.base_id, live, waiting=stopwatch.paused)
         started = self._clock.monotonic()
 
         def seconds() -> float:
             return session.seconds + self._clock.monotonic() - started
 
         try:
-            result = await run_session(session.id, session.task, await self._parts(provider, adapter, report))
+            parts = replace(await self._parts(provider, adapter, report), stopwatch=stopwatch)
+            result = await run_session(session.id, session.task, parts)
         except BudgetExceededError as error:
             return Ended(RunState.FAILED, str(error), Changes(outcome=Outcome.FAILED, seconds=seconds()))
         except BaseException:  # cancelled or failed: the time was spent all the same

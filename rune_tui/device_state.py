@@ -120,9 +120,7 @@ class Workshop:
     @property
     def ticks(self) -> bool:
         """Whether something counts down by the second."""
-        moving = self.device is not None and (
-            self.device.state not in READY_STATES or self.device.eta_seconds is not None
-        )
+        moving = self.device is not None and (self.device.state not in READY_STATES or bool(self.device.eta_seconds))
         return moving or any(job.state is RunState.RUNNING for job in self.jobs.values())
 
     def ordered_jobs(self) -> list[TrainJob]:
@@ -150,7 +148,7 @@ def _rank(job: TrainJob) -> tuple[int, int]:
 def device_eta_s(workshop: Workshop, now: datetime) -> float | None:
     """Seconds until requests are admitted, counted down since they were said; None: now, or unknown."""
     status, heard = workshop.device, workshop.device_heard
-    if status is None or status.eta_seconds is None or heard is None:
+    if status is None or not status.eta_seconds or heard is None:  # 0.0 is now
         return None
     return max(0.0, status.eta_seconds - (now - heard).total_seconds())
 

@@ -8,8 +8,8 @@ sent to a server that sleeps.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from dataclasses import replace
 from typing import TypeVar, cast
 
@@ -44,13 +44,23 @@ class AdmittedProvider:
         adapter: made live before each request, since a server that was restarted or switched may not have it.
         model: name of the base model.
         wait: for the model to serve; False fails at once where it does not.
+        waiting: entered while a request waits for it.
     """
 
-    def __init__(self, device: Device, model: str, adapter: LiveAdapter | None = None, *, wait: bool = True) -> None:
+    def __init__(
+        self,
+        device: Device,
+        model: str,
+        adapter: LiveAdapter | None = None,
+        *,
+        wait: bool = True,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._device = device
         self._model = model
         self._adapter = adapter
         self._wait = wait
+        self._waiting = waiting
         self.answered_by: BackendName | None = None
         """The backend that gave the last answer."""
 
@@ -104,7 +114,9 @@ class AdmittedProvider:
 
     @asynccontextmanager
     async def _admitted(self) -> AsyncGenerator[Lease]:
-        async with self._device.admit(wait=self._wait) as lease:
+        async with AsyncExitStack() as stack:
+            with self._waiting():
+                lease = await stack.enter_async_context(self._device.admit(wait=self._wait))
             if self._adapter is not None:
                 await _through(lease, self._device.ensure_adapter(self._adapter, lease))
             yield lease

@@ -1,6 +1,10 @@
-"""What one session may use: attempts of each phase, and tokens."""
+"""What one session may use: attempts of each phase, tokens, and time."""
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 
 from engine.api_models import PhaseName
 from engine.config import PipelineSection
@@ -50,3 +54,37 @@ class TokenBudget:
             raise BudgetExceededError(
                 f"The budget of {self._limit} tokens is spent. Resume the session, or raise pipeline.budget_tokens."
             )
+
+
+class Stopwatch:
+    """The session's time limit. It stands still while the session waits for a model that sleeps: a training job of
+    an hour must not use up the half hour of a session that only waited for it."""
+
+    def __init__(self) -> None:
+        self._limit: asyncio.Timeout | None = None
+        self._waiting = 0
+        self._left = 0.0
+
+    @contextmanager
+    def limited(self, seconds: float) -> Generator[asyncio.Timeout]:
+        """The limit for `async with`, known here as long as the block lasts."""
+        self._limit = asyncio.timeout(seconds)
+        try:
+            yield self._limit
+        finally:
+            self._limit = None
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """The time of this block does not count."""
+        self._waiting += 1
+        if self._waiting == 1 and self._limit is not None and (end := self._limit.when()) is not None:
+            self._left = end - asyncio.get_running_loop().time()
+            self._limit.reschedule(None)
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            if not self._waiting and self._limit is not None and self._limit.when() is None:
+                with suppress(RuntimeError):  # the session has ended meanwhile
+                    self._limit.reschedule(asyncio.get_running_loop().time() + self._left)

@@ -12,6 +12,7 @@ from engine.config import GenerationSection, PipelineSection
 from engine.evaluation.judge import Checks, Solution
 from engine.evaluation.verdict import Verdict
 from engine.inference.provider import Provider
+from engine.pipeline.limits import Stopwatch
 from engine.pipeline.prompts import Prompts
 from engine.training.trajectories import TrajectoryStore
 from registry.clock import Clock
@@ -73,7 +74,10 @@ class Parts:
     adapter_digest: str | None = None
     """Its digest: the name that the model server has it under."""
     backend: str = ""
+    """Recorded where the provider does not say which one answered."""
     model: str = ""
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+    """Paused by the provider while a request waits for the model."""
     gate: Callable[[PhaseName], Awaitable[None]] = always_open
     """Awaited before each phase: hold it to pause there, or to ask for approval."""
 

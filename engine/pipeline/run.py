@@ -73,16 +73,16 @@ def _work(session_id: str, task: TaskSpec, parts: Parts, saver: BaseCheckpointSa
 
 async def _within_time(work: Work) -> SessionState:
     seconds = work.parts.pipeline.budget_seconds
-    limit = asyncio.timeout(seconds)
-    try:
-        async with limit:
-            return await run_graph(work)
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        raise BudgetExceededError(
-            f"The budget of {seconds:g} seconds is spent. Resume the session, or raise pipeline.budget_seconds."
-        ) from error
+    with work.parts.stopwatch.limited(seconds) as limit:
+        try:
+            async with limit:
+                return await run_graph(work)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise BudgetExceededError(
+                f"The budget of {seconds:g} seconds is spent. Resume the session, or raise pipeline.budget_seconds."
+            ) from error
 
 
 async def _finished(work: Work, state: SessionState) -> SessionResult:

@@ -24,7 +24,7 @@ def command() -> None:
 @JSON_OPTION
 @click.pass_obj
 def list_(settings: Settings, as_json: bool) -> None:
-    """List the backends: which serves, what each can do, why one cannot be used."""
+    """List the backends: which is in use, what each can do, why one cannot be used."""
     backends, serving = ask_device(settings, _look)
     cells = [_cells(info, serves=info.name is serving) for info in backends]
     echo_records(backends, COLUMNS, cells, none="no backends", as_json=as_json)
@@ -35,7 +35,7 @@ async def _look(client: EngineClient) -> tuple[tuple[BackendInfo, ...], BackendN
 
 
 def _cells(info: BackendInfo, *, serves: bool) -> tuple[str, ...]:
-    now = "serves" if serves else "available" if info.available else "not available"
+    now = "in use" if serves else "available" if info.available else "not available"
     return info.name, now, "yes" if info.adapters else "no", "yes" if info.sleep else "no", info.reason
 
 

@@ -99,7 +99,7 @@ def backend_rows(workshop: Workshop, backends: Sequence[BackendInfo]) -> list[Ro
     for info in backends:
         serves = workshop.device is not None and workshop.device.backend is info.name
         mark, tone = ("●", Tone.GOOD) if serves else ("○", Tone.PLAIN) if info.available else ("×", Tone.DIM)
-        word = "serves now" if serves else "available" if info.available else "not available"
+        word = "in use" if serves else "available" if info.available else "not available"
         spans = [Span(f" {mark} {info.name:<13}", tone), Span(f"{word:<14}", tone)]
         spans += [Span("no adapters  ", Tone.WARN)] if not info.adapters else []
         rows.append(Row((*spans, Span(info.reason, Tone.DIM)), str(info.name), indent=31))

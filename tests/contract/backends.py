@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +112,7 @@ def request(
 
 
 @asynccontextmanager
-async def serving(spec: Spec, home: Path) -> AsyncIterator[Running]:
+async def serving(spec: Spec, home: Path) -> AsyncGenerator[Running]:
     """Start a model server in `home`, wait until it answers, stop it."""
     overrides = [f"model.base_id={MODEL}", "model.context_tokens=512", "inference.parallel=2"]
     overrides += ["vllm.kv_cache_mib=256", f"vllm.python={os.environ.get(VLLM_VARIABLE, '')}"]

@@ -14,7 +14,7 @@ from engine.config import TrainSection
 from engine.training.estimate import planned_steps, steps_per_epoch
 
 BUCKET = 8
-"""Batches that are sorted by length together: padding stays near 5 %, and batches stay random."""
+"""Batches that are sorted by length together: padding is 7 to 10 % of the tokens, and batches stay random."""
 
 
 class Plan:

@@ -91,7 +91,8 @@ EDGES = {
     "serving, dies": Case(at(S.SERVING), DIED, S.RECONCILE, (m.Reconcile,), lambda s: s.failed_starts == 1),
     "serving, dies at once for the third time": Case(at(S.SERVING, failed_starts=2), DIED, S.FAULT),
     "serving, dies after a long life": Case(
-        at(S.SERVING, failed_starts=2), m.ServerDied(2, "SIGKILL", 3600.0), S.RECONCILE, also=lambda s: s.failed_starts == 1
+        at(S.SERVING, failed_starts=2), m.ServerDied(2, "SIGKILL", 3600.0), S.RECONCILE,
+        also=lambda s: s.failed_starts == 1,
     ),
     "drained": Case(training(S.DRAINING), m.Drained(STEP), S.SLEEPING, (m.SleepServer, m.Timer)),
     "drained, cannot sleep": Case(
@@ -172,7 +173,9 @@ EDGES = {
         at(S.VERIFYING), m.NotVerified(STEP, "!!!!", wrong=True), S.STOPPING, (m.StopServer,),
         lambda s: not s.may_sleep,
     ),
-    "no text": Case(at(S.VERIFYING), m.NotVerified(STEP, "no answer", wrong=False), S.STOPPING, also=lambda s: s.may_sleep),
+    "no text": Case(
+        at(S.VERIFYING), m.NotVerified(STEP, "no answer", wrong=False), S.STOPPING, also=lambda s: s.may_sleep
+    ),
     "verifying hangs": Case(at(S.VERIFYING), EXPIRED, S.STOPPING),
     "dies while verified": Case(at(S.VERIFYING), DIED, S.STOPPING),
     "stopped, wanted": Case(at(S.STOPPING), m.Stopped(STEP), S.STARTING),

@@ -85,7 +85,7 @@ def test_list_says_what_each_can_do(served: Path, capfd: pytest.CaptureFixture[s
     """A33: a backend without adapters says so in the list."""
     assert run(["--home", str(served), "backend", "list"]) == ExitCode.OK
     rows = {line.split()[0]: line for line in capfd.readouterr().out.splitlines()}
-    assert rows["llamacpp"].split()[1:4] == ["serves", "yes", "yes"]
+    assert rows["llamacpp"].split()[1:5] == ["in", "use", "yes", "yes"]
     assert rows["ollama"].split()[1:3] == ["available", "no"]
     assert "not available" in rows["vllm"] and "rune-tui backend install vllm" in rows["vllm"]
     assert run(["--home", str(served), "backend", "list", "--json"]) == ExitCode.OK

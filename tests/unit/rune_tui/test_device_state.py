@@ -103,6 +103,7 @@ def test_the_eta_counts_down_from_when_it_was_said_and_never_below_zero() -> Non
     left = [device_eta_s(state.workshop, NOW + timedelta(seconds=passed)) for passed in (0, 4, 60)]
     assert left == [10.0, 6.0, 0.0]
     assert device_eta_s(loaded().workshop, NOW) is None
+    assert device_eta_s(loaded(state=DeviceState.COLD, eta_seconds=0.0).workshop, NOW) is None
     assert state.workshop.ticks and not loaded().workshop.ticks
 
 
@@ -136,7 +137,7 @@ def test_a_backend_without_adapters_says_so_in_the_list_in_the_question_and_on_t
     ollama = state.workshop.backends["ollama"]
     rows = {row.key: said([row]) for row in backend_rows(state.workshop, BACKENDS)}
     assert "no adapters" in rows["ollama"] and "no adapters" not in rows["llamacpp"]
-    assert "serves now" in rows["llamacpp"] and "rune-tui backend install vllm" in rows["vllm"]
+    assert "in use" in rows["llamacpp"] and "rune-tui backend install vllm" in rows["vllm"]
     question = switch_question(state.workshop, ollama)
     assert "cannot use adapters" in question and "the 2 that are loaded" in question and "3 requests" in question
     assert "adapters" not in switch_question(state.workshop, state.workshop.backends["scripted"])

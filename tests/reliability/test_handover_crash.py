@@ -1,0 +1,100 @@
+"""gpu-engine.md 2.4: the eleven crash points of a handover, each with the engine, a guardian, the server or the trainer
+killed right there (I4, I8, P1, P3).
+
+Everything is a real process: the engine, its guardians, the scripted model server, and a trainer child that speaks the
+real one's protocol and writes a real adapter but learns nothing (the real one takes seconds to import torch; that it
+resumes exactly is its own tests' business). The trainer is killed where there is one: at point 6.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from support.whole_engine import FINAL, Place, WholeEngine, whole_engine
+
+from registry.crash import POINTS
+
+POINT_OF = {
+    1: "device.after_intent_draining",
+    2: "device.admission_closed",
+    3: "device.sleep_sent",
+    4: "device.asleep_unrecorded",
+    5: "device.proof_done",
+    6: "training.after_spawn",
+    7: "device.trainer_finished",
+    8: "publish.after_rename",
+    9: "device.wake_sent",
+    10: "device.awake_no_adapter",
+    11: "device.alias_flipped",
+}
+OTHERS = [(number, victim) for number in POINT_OF for victim in ("guardian", "server")]
+OTHERS += [(6, "trainer"), (6, "trainer guardian")]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+
+
+def handover(place: Place, engine: WholeEngine) -> None:
+    """Serve, then queue a job; returns as soon as it is queued."""
+    engine.wait_ready()
+    engine.serve()
+    engine.train(place.data, "mine")
+
+
+def check_end(place: Place, engine: WholeEngine) -> None:
+    """The job ended once, with its adapter; the device is at rest and serves again when asked."""
+    [job] = engine.until_settled()
+    assert job["state"] == "succeeded", job
+    assert engine.adapters() == ["mine"]
+    assert engine.serve()["state"] == "serving"
+    blobs = [path.name for path in (place.home / "adapters").iterdir()]
+    assert len(blobs) == 1 and len(blobs[0]) == 64, "nothing half-written is left"
+
+
+def test_the_points_are_those_of_the_program() -> None:
+    assert set(POINT_OF.values()) <= POINTS
+    assert {point for point in POINTS if point.startswith("device.")} - set(POINT_OF.values()) == {
+        "device.trainer_spawned"  # after 6, when its pid is about to be recorded
+    }
+
+
+@pytest.mark.parametrize("number", POINT_OF)
+def test_the_engine_killed_at_a_point_of_the_handover_loses_nothing(tmp_path: Path, number: int) -> None:
+    place = Place(tmp_path)
+    with whole_engine(place, crash_at=f"{POINT_OF[number]}:1") as engine:
+        handover(place, engine)
+        assert engine.end() == -signal.SIGKILL, "the point was not passed"
+    assert place.survivors() == [], "P3: all of its children are gone within 5 s"
+    with whole_engine(place) as engine:
+        engine.wait_ready()
+        check_end(place, engine)
+        engine.http.post("/shutdown")
+        assert engine.end() == 0
+    assert place.survivors(0) == [], "an engine that stops leaves nothing, at once"
+
+
+@pytest.mark.parametrize(("number", "victim"), OTHERS, ids=lambda value: str(value))
+def test_whoever_else_is_killed_there_the_device_recovers_by_itself(tmp_path: Path, number: int, victim: str) -> None:
+    place = Place(tmp_path)
+    with whole_engine(place, crash_at=f"{POINT_OF[number]}:1", victim=victim) as engine:
+        handover(place, engine)
+        [job] = engine.until_settled()
+        assert place.killed, "there was nobody to kill, or the point was not passed"
+        assert job["state"] in FINAL and (job["state"] == "succeeded" or job["reason"]), job
+        check_end(place, engine)
+        engine.http.post("/shutdown")
+        assert engine.end() == 0
+    assert place.survivors(0) == []
+
+
+def test_control_a_server_without_a_guardian_outlives_its_engine(tmp_path: Path) -> None:
+    """Negative control of the survivors' count: an unguarded child of the home is found by it."""
+    import subprocess
+    import sys
+
+    place = Place(tmp_path)
+    orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)", str(place.home)])
+    assert [process.pid for process in place.survivors(0)] == [orphan.pid]
+    place.end_all()
+    orphan.wait()

@@ -1,0 +1,68 @@
+"""`python crash_engine.py PLAY.json VICTIM ENGINE_ARGUMENTS...`: the real engine, whose trainer child plays a script.
+
+VICTIM says whom a crash point (RUNE_CRASH_AT) kills: the `engine` itself, as in the product, or one of its processes
+as its guardians' records name them. Who was killed is written to PLAY.json.killed. Nothing else differs from
+`python -m engine`. PLAY.json `null` leaves the real trainer in its place.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from engine import assembly
+from engine.__main__ import main
+from engine.device.processes import ProcessId, read_records
+from registry import crash
+
+FAKE_CHILD = str(Path(__file__).with_name("fake_trainer.py"))
+VICTIMS = ("engine", "guardian", "trainer guardian", "server", "trainer")
+
+
+def chosen(victim: str, home: Path) -> list[ProcessId]:
+    """The processes that the victim's name means; empty where there is none."""
+    role = "trainer" if victim.startswith("trainer") else "server"
+    records = [record for record in read_records(home / "run" / "guardians") if record.role == role]
+    found = [record.guardian if victim.endswith("guardian") else record.child for record in records]
+    return [process for process in found if process is not None]
+
+
+class Deflected:
+    """`os` as `registry.crash` sees it: the signal that was meant for the engine goes to the victim."""
+
+    environ = os.environ
+    getpid = staticmethod(os.getpid)
+
+    def __init__(self, victim: str, home: Path, told: Path) -> None:
+        self._victim = victim
+        self._home = home
+        self._told = told
+
+    def kill(self, pid: int, number: int) -> None:
+        assert pid == os.getpid()
+        pids = [process.pid for process in chosen(self._victim, self._home)]
+        for victim in pids:
+            os.kill(victim, number)
+        self._told.write_text(json.dumps(pids))
+
+
+def run() -> int:
+    play, victim, arguments = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    assert victim in VICTIMS, victim
+    if json.loads(play.read_text()) is not None:
+        program = (sys.executable, FAKE_CHILD, str(play))
+        replaced: Any = functools.partial(assembly.Parts, program=program)
+        assembly.Parts = replaced  # type: ignore[misc]  # the one place where the engine names its trainer
+    if victim != "engine":
+        home = Path(arguments[arguments.index("--home") + 1])
+        deflected: Any = Deflected(victim, home, play.with_suffix(".killed"))
+        crash.os = deflected  # type: ignore[attr-defined]  # see `Deflected`
+    return main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run())
