@@ -151,7 +151,8 @@ async def follow(client: EngineClient, job: TrainJob, since: int, bar: ProgressB
     events = cast("AsyncGenerator[Event]", client.events(since, chunks=False))
     async with aclosing(events):
         async for event in events:
-            if event.subject != f"training/{job.id}":
+            # The queue tells of a job's state by itself too: when an engine that died is followed by another.
+            if event.subject not in (f"training/{job.id}", f"job/{job.id}"):
                 continue
             if "step" in event.payload:
                 bar.step(TrainProgress.model_validate(event.payload))

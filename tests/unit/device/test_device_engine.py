@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from support.engine_process import api, scripted
 
 from engine.api_device import BackendInfo, BackendSwitched, DeviceState, DeviceStatus
 from engine.core import Engine
-from engine.device.processes import descendants, send
+from engine.device.processes import descendants
 from engine.inference.admitted import AdmittedProvider
 from engine.inference.provider import Message, Request, Sampling
 
@@ -47,7 +48,7 @@ async def test_a_killed_server_is_started_again_for_the_next_request(home: Path)
         assert server is not None and server.process is not None
         first = server.process
         for child in await asyncio.to_thread(descendants, first):
-            send(child, signal.SIGKILL)
+            os.kill(child.pid, signal.SIGKILL)
         async with asyncio.timeout(20):
             await engine.device.until(lambda snapshot: snapshot.state is not DeviceState.SERVING)
             assert (await provider.generate(REQUEST)).text
