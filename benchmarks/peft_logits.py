@@ -3,7 +3,7 @@
     python -m benchmarks.peft_logits JOBS.json OUT.npz
 
 JOBS: `[{"key", "model", "adapter": folder or null, "ids": [...]}, ...]`; OUT: for each key an array (ids, vocabulary)
-in float32. A job with `texts` in place of `ids` gives token ids: `key/0`, `key/1`, ... of each text, `key/chat` of a chat.
+in float32. A job with `texts` in place of `ids` gives token ids: `key/0`, `key/1`, ... of each text, and `key/chat`.
 """
 
 from __future__ import annotations

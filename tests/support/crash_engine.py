@@ -16,7 +16,11 @@ from typing import Any
 
 from engine import assembly
 from engine.__main__ import main
-from engine.device.processes import ProcessId, read_records
+from engine.device import guarded
+from engine.device.contracts import ProcessId
+from engine.device.processes import read_records
+from engine.jobs import Jobs
+from engine.training.jobs import TrainingJobs
 from registry import crash
 
 FAKE_CHILD = str(Path(__file__).with_name("fake_trainer.py"))
@@ -50,6 +54,39 @@ class Deflected:
         self._told.write_text(json.dumps(pids))
 
 
+DIRECT = """
+import os, sys
+def main():
+    command = sys.argv[sys.argv.index("--") + 1:]
+    os.write(3, b"child %d 1 1\\n" % os.getpid())
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.execvp(command[0], command)
+"""
+"""A guardian that guards nothing: it becomes the program."""
+
+
+def break_it(how: str, home: Path) -> None:
+    """The deliberately broken variants that a test must notice."""
+    match how:
+        case "":
+            return
+        case "no recovery":
+
+            async def nothing(self: object) -> list[object]:
+                return []
+
+            TrainingJobs.recover = nothing  # type: ignore[assignment,method-assign]  # the planted bug
+            Jobs.recover = lambda self, tx: []  # type: ignore[method-assign]  # the same
+        case "no guardian":
+            folder = home.parent / "direct"
+            folder.mkdir(exist_ok=True)
+            (folder / "guardian.py").write_text(DIRECT)
+            guarded.PROGRAM = folder
+        case _:
+            raise AssertionError(how)
+
+
 def run() -> int:
     play, victim, arguments = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
     assert victim in VICTIMS, victim
@@ -57,8 +94,9 @@ def run() -> int:
         program = (sys.executable, FAKE_CHILD, str(play))
         replaced: Any = functools.partial(assembly.Parts, program=program)
         assembly.Parts = replaced  # type: ignore[misc]  # the one place where the engine names its trainer
+    home = Path(arguments[arguments.index("--home") + 1])
+    break_it(os.environ.get("RUNE_TEST_BROKEN", ""), home)
     if victim != "engine":
-        home = Path(arguments[arguments.index("--home") + 1])
         deflected: Any = Deflected(victim, home, play.with_suffix(".killed"))
         crash.os = deflected  # type: ignore[attr-defined]  # see `Deflected`
     return main(arguments)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -109,31 +109,47 @@ class WholeEngine(Process):
         return str(answer.json()["id"])
 
     def jobs(self) -> list[dict[str, Any]]:
-        return list(self.http.get("/jobs").json())
+        return list(self.http.get("/jobs", params={"limit": 500}).json())
 
     def device(self) -> dict[str, Any]:
         return dict(self.http.get("/device").json())
 
-    def until_settled(self) -> list[dict[str, Any]]:
-        """All jobs, once each has ended and the device is at rest."""
-        deadline = time.monotonic() + END_S
-        while time.monotonic() < deadline:
-            jobs, device = self.jobs(), self.device()
-            if all(job["state"] in FINAL for job in jobs) and device["state"] in REST and device["job_id"] is None:
-                return jobs
+    def until(self, test: Callable[[], bool], within_s: float = END_S) -> None:
+        """Return once it is so.
+
+        Raises:
+            AssertionError: it never was.
+        """
+        deadline = time.monotonic() + within_s
+        while not test():
+            assert time.monotonic() < deadline, f"never so: {self.jobs()} {self.device()}"
             time.sleep(0.02)
-        raise AssertionError(f"not settled: {self.jobs()} {self.device()}")
+
+    def until_settled(self, within_s: float = END_S) -> list[dict[str, Any]]:
+        """All jobs, once each has ended and the device is at rest."""
+
+        def settled() -> bool:
+            jobs, device = self.jobs(), self.device()
+            ended = all(job["state"] in FINAL for job in jobs)
+            return ended and device["state"] in REST and device["job_id"] is None
+
+        self.until(settled, within_s)
+        return self.jobs()
 
     def adapters(self) -> list[str]:
         return sorted(adapter["id"] for adapter in self.http.get("/adapters").json())
 
 
 @contextmanager
-def whole_engine(place: Place, *overrides: str, crash_at: str = "", victim: str = "engine") -> Iterator[WholeEngine]:
+def whole_engine(
+    place: Place, *overrides: str, crash_at: str = "", victim: str = "engine", broken: str = ""
+) -> Iterator[WholeEngine]:
     """Start one; killed at the end of the block if it still runs."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "RUNE_CRASH_AT": crash_at}
     if not crash_at:
         del environment["RUNE_CRASH_AT"]
+    if broken:
+        environment["RUNE_TEST_BROKEN"] = broken
     child = subprocess.Popen(
         place.argv(victim, overrides), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
     )

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.inference.sidecar.adapter_files import WEIGHTS, read_config
+from engine.inference.sidecar.gguf_header import read_header
 from registry.adapter_config import AdapterConfig
 from registry.errors import AdapterRejected
 from registry.safeload import AdapterLimits, TensorInfo, check_pairs, load_tensors
@@ -49,27 +50,22 @@ def read_base(path: Path) -> BaseFacts:
     Raises:
         AdapterRejected: adapters of this architecture cannot be converted.
     """
-    reader = gguf.GGUFReader(path)
-
-    def field(key: str) -> Any:
-        found = reader.get_field(key)
-        return found.contents() if found is not None else None
-
-    architecture = str(field("general.architecture"))
-    if architecture not in HALVES_TO_PAIRS:
-        raise AdapterRejected(
-            f"adapters for the architecture {architecture!r} cannot be converted to GGUF; "
-            f"{', '.join(HALVES_TO_PAIRS)} can"
-        )
-    heads = int(field(f"{architecture}.attention.head_count"))
-    names = {tensor.name.removesuffix(".weight"): tensor.shape for tensor in reader.tensors}
-    return BaseFacts(
-        architecture=architecture,
-        layers=int(field(f"{architecture}.block_count")),
-        heads=heads,
-        kv_heads=int(field(f"{architecture}.attention.head_count_kv") or heads),
-        shapes={name: (int(shape[1]), int(shape[0])) for name, shape in names.items() if _LINEAR.fullmatch(name)},
-    )
+    try:
+        header = read_header(path)
+        architecture = str(header.settings["general.architecture"])
+        if architecture not in HALVES_TO_PAIRS:
+            raise AdapterRejected(
+                f"adapters for the architecture {architecture!r} cannot be converted to GGUF; "
+                f"{', '.join(HALVES_TO_PAIRS)} can"
+            )
+        heads = int(header.settings[f"{architecture}.attention.head_count"])
+        kv_heads = int(header.settings.get(f"{architecture}.attention.head_count_kv", 0)) or heads
+        layers = int(header.settings[f"{architecture}.block_count"])
+    except (ValueError, KeyError) as error:
+        raise AdapterRejected(f"the base model {path.name} cannot be read: {error}") from error
+    names = {name.removesuffix(".weight"): shape for name, shape in header.shapes.items()}
+    shapes = {name: (shape[1], shape[0]) for name, shape in names.items() if _LINEAR.fullmatch(name)}
+    return BaseFacts(architecture, layers, heads, kv_heads, shapes)
 
 
 def convert(adapter: Path, base: BaseFacts, limits: AdapterLimits, target: Path) -> None:
@@ -81,7 +77,8 @@ def convert(adapter: Path, base: BaseFacts, limits: AdapterLimits, target: Path)
     config = read_config(adapter, limits)
     tensors = load_tensors(adapter / WEIGHTS, limits)
     infos = [TensorInfo(name, "F32", _pair(array.shape), 0, 0) for name, array in tensors.items()]
-    modules = {module: _gguf_name(module, base) for module in check_pairs(infos, config)}
+    names = gguf.get_tensor_name_map(_architecture(base.architecture), base.layers)
+    modules = {module: _gguf_name(module, names, base) for module in check_pairs(infos, config)}
     shapes = {module: base.shapes[name] for module, name in modules.items()}
     pairs = check_pairs(infos, config, shapes)
     writer = _writer(target, base, config)
@@ -106,8 +103,7 @@ def _pair(shape: tuple[int, ...]) -> tuple[int, int]:
     return rows, columns
 
 
-def _gguf_name(module: str, base: BaseFacts) -> str:
-    names = gguf.get_tensor_name_map(_architecture(base.architecture), base.layers)
+def _gguf_name(module: str, names: gguf.TensorNameMap, base: BaseFacts) -> str:
     name = names.get_name(module)
     if name is None or name not in base.shapes:
         raise AdapterRejected(f"module {module!r} is not a linear module of the base model")
