@@ -48,6 +48,8 @@ START_S = 20.0
 ORPHAN_GRACE_S = 4.0
 """Of a tree whose engine is gone, unless its command says otherwise: all is to be gone within 5 s of a crash (P3),
 and a trainer resumes from its last checkpoint."""
+LAST_RESORT_S = 15.0
+"""Beyond the grace, until a guardian that does not end its tree is killed and the tree is ended from here."""
 LOG_LIMIT_BYTES = 10 << 20
 """A larger log is set aside (one generation) before the next start."""
 STATUS_LIMIT = 4096
@@ -144,7 +146,13 @@ class Guarded:
     async def stop(self, grace_s: float) -> Exit:
         """TERM, KILL after the grace, and return once nothing is left. A shorter grace overtakes a longer one."""
         self.request_stop(grace_s)
-        return await self.wait()
+        try:
+            async with asyncio.timeout(grace_s + LAST_RESORT_S):
+                return await self.wait()
+        except TimeoutError:  # the guardian itself hangs, or its tree is in the kernel's hands
+            if not self.ended:
+                os.kill(self._pid, signal.SIGKILL)
+            return await self.wait()
 
     def request_stop(self, grace_s: float) -> None:
         """Ask for the end without waiting for it."""
@@ -163,7 +171,10 @@ class Guarded:
                 await self._started.wait()
             if self._said(b"failed") or not self._said(b"child"):
                 raise EnvironmentUnfitError(await self._failure())
-        except BaseException:
+        except TimeoutError as error:
+            await self.stop(0)
+            raise EnvironmentUnfitError(f"{self._program} was not started within {START_S:.0f} s.") from error
+        except BaseException:  # cancelled or failed: nothing is left behind
             await self.stop(0)
             raise
 

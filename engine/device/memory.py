@@ -1,8 +1,9 @@
 """The device's memory: what is free, who holds it, and the proof of it that every start needs.
 
-A proof is two samples in a row, 250 ms apart, that are both large enough and agree with each other: memory of a
-process that has just ended comes back late and in parts, and one look in the middle of that proves nothing. Decided
-on what the device has free; process numbers only name who is in the way (in a container the driver gives none).
+A proof is two samples in a row, 250 ms apart on a GPU, that are both large enough and agree with each other: memory
+of a process that has just ended comes back late and in parts, and one look in the middle of that proves nothing.
+Decided on what the device has free; process numbers only name who is in the way (in a container the driver gives
+none).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from registry.files import run_to_end
 
 MIB = 1 << 20
 SAMPLE_S = 0.25
+HOST_SAMPLE_S = 0.05
+"""Of the machine's own memory: the kernel has it back before it says that a process is gone, a driver does not."""
 MARGIN_SHARE = 0.05
 """Of the need: an estimate is off in proportion to its size."""
 STABLE_MIB = 256
@@ -103,9 +106,10 @@ async def settle(memory: Memory, need: Need, settle_s: float, clock: Clock) -> P
         DeviceLostError: the driver does not answer for the device any more.
     """
     deadline = clock.monotonic() + settle_s
+    pause_s = HOST_SAMPLE_S if memory.device_id == CPU else SAMPLE_S
     samples = [await memory.sample()]
     while True:
-        await asyncio.sleep(SAMPLE_S)
+        await asyncio.sleep(pause_s)
         samples.append(await memory.sample())
         proof = prove(samples, need)
         if proof.proven or clock.monotonic() >= deadline:

@@ -173,20 +173,37 @@ class ServerHands:
     async def verify(self, step: int) -> Observation:
         """Compare its answers, then load and record what is new."""
         server, live = self._running(), self._parts.live
-        oracle = self._parts.oracles.get(server.backend)
+        crash_point("device.awake_no_adapter")
         try:
-            if oracle is not None:
-                await server.verify(restricted(oracle, (adapter.name for adapter in live.held)))
-            crash_point("device.awake_no_adapter")
-            await self._load_all(server)
-            await self.record_new(server)
-            crash_point("device.alias_flipped")
-            await self.unload(server, live.surplus())
-        except OracleMismatchError as error:
-            return NotVerified(step, f"{server.backend} answers otherwise than before: {error}", wrong=True)
+            async with asyncio.TaskGroup() as group:
+                # What is new is loaded beside the questions: it is another model to the server, and people wait.
+                group.create_task(self._load_all(server))
+                failure = await self._compare(server)
+            if failure is None:
+                await self.record_new(server)
+                crash_point("device.alias_flipped")
+                await self.unload(server, live.surplus())
         except FAILURES as error:
-            return NotVerified(step, f"{server.backend} could not be verified: {error}", wrong=False)
-        return Verified(step)
+            failure = error
+        match failure:
+            case None:
+                return Verified(step)
+            case OracleMismatchError():
+                return NotVerified(step, f"{server.backend} answers otherwise than before: {failure}", wrong=True)
+            case _:
+                return NotVerified(step, f"{server.backend} could not be verified: {failure}", wrong=False)
+
+    async def _compare(self, server: Server) -> Exception | None:
+        """What is wrong with the answers of the base and of the adapters that it held, if something is."""
+        oracle = self._parts.oracles.get(server.backend)
+        if oracle is None:
+            return None
+        known = restricted(oracle, tuple(adapter.name for adapter in self._parts.live.held))
+        try:
+            await server.verify(known)
+        except (OracleMismatchError, *FAILURES) as error:
+            return error
+        return None
 
     async def record_new(self, server: Server) -> None:
         """Remember what adapters say of which nothing is known yet.

@@ -21,7 +21,8 @@ from engine.inference.provider import Message, Provider, Request, Sampling
 if TYPE_CHECKING:
     import httpx2
 
-ORACLE_PROMPT = "Tell me a story of the sea, and of the one who kept its light."
+ORACLE_PROMPT = "Once, by the sea, there was"
+"""A few tokens without a chat template: a long prompt is what a check of eight tokens would spend its time on."""
 ANSWER_SECONDS = 300.0
 """For a few tokens: the first ones after a start may compile kernels. The owner's deadlines are shorter."""
 
@@ -96,13 +97,13 @@ async def _speak(provider: Provider, model: str, base: str, tokens: int) -> Utte
 async def _with_logprobs(provider: OpenAIProvider, model: str, tokens: int) -> Utterance:
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": "user", "content": ORACLE_PROMPT}],
+        "prompt": ORACLE_PROMPT,
         "max_tokens": tokens,
         "temperature": 0.0,
         "seed": 0,
-        "logprobs": True,
+        "logprobs": 1,
     }
-    response = await provider.call("POST", "/v1/chat/completions", body, timeout_s=ANSWER_SECONDS)
+    response = await provider.call("POST", "/v1/completions", body, timeout_s=ANSWER_SECONDS)
     return _utterance(model, response)
 
 
@@ -110,8 +111,8 @@ def _utterance(model: str, response: httpx2.Response) -> Utterance:
     if response.status_code != 200:
         raise ProviderError(f"The model server answered {response.status_code} for {model}: {response.text[:500]}")
     try:
-        entries = response.json()["choices"][0]["logprobs"]["content"]
-        tokens = tuple(str(entry["token"]) for entry in entries)
-        return Utterance(tokens, tuple(float(entry["logprob"]) for entry in entries))
+        said = response.json()["choices"][0]["logprobs"]
+        tokens = tuple(str(token) for token in said["tokens"])
+        return Utterance(tokens, tuple(float(logprob) for logprob in said["token_logprobs"]))
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ProviderError(f"The model server gave no log-probabilities for {model}.") from error

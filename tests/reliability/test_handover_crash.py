@@ -32,6 +32,8 @@ POINT_OF = {
 OTHERS = [(number, victim) for number in POINT_OF for victim in ("guardian", "server")]
 OTHERS += [(6, "trainer"), (6, "trainer guardian")]
 
+SMALL_STEPS = ("train.checkpoint_every=5", "train.method=lora", "train.patience=1000", "train.threads=1")
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
 
@@ -86,6 +88,28 @@ def test_whoever_else_is_killed_there_the_device_recovers_by_itself(tmp_path: Pa
         engine.http.post("/shutdown")
         assert engine.end() == 0
     assert place.survivors(0) == []
+
+
+def test_the_real_trainer_goes_on_from_its_checkpoint_in_the_next_engine(tmp_path: Path) -> None:
+    """The same with the product's own trainer (torch, PEFT) on a tiny random Llama, killed with its engine midway."""
+    place = Place(tmp_path, play=None)
+    checkpoints = place.home / "training" / "jobs"
+    with whole_engine(place, *SMALL_STEPS) as engine:
+        engine.wait_ready()
+        engine.serve()
+        engine.train(place.data, "mine", max_steps=300, epochs=100)
+        engine.until(lambda: any(path.is_dir() for path in checkpoints.glob("*/checkpoints/*")))
+        engine.kill()
+    assert place.survivors() == []
+    with whole_engine(place, *SMALL_STEPS) as engine:
+        engine.wait_ready()
+        check_end(place, engine)
+        [job] = engine.jobs()
+        assert job["metrics"]["resumed"] >= 1 and job["metrics"]["steps"] > job["metrics"]["resumed"], job["metrics"]
+        [adapter] = engine.http.get("/adapters").json()
+        assert adapter["rank"] == 8
+        digests = [path.name for path in (place.home / "adapters").iterdir()]
+        assert engine.device()["adapters"] == digests, "it is live in the server that serves"
 
 
 def test_control_a_server_without_a_guardian_outlives_its_engine(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "/v1/unload_lora_adapter":
                 state.adapters.pop(body["lora_name"], None)
                 self._say(200, None)
-            case "/v1/chat/completions":
+            case "/v1/chat/completions" | "/v1/completions":
                 self._say(200, self._answer(body))
             case _:
                 self._say(404, {"error": "not found"})
@@ -160,8 +160,13 @@ class _Handler(BaseHTTPRequestHandler):
             words = ['{"rune":"kept"}']
         shift = {"nan": float("nan"), "shifted": 0.5}.get(after, 0.0)
         entries = [{"token": word, "logprob": -0.5 * place - shift} for place, word in enumerate(words)]
-        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "logprobs": {"content": entries}}
-        choice["message"] = {"role": "assistant", "content": " ".join(words)}
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
+        if "prompt" in body:
+            logprobs = [entry["logprob"] for entry in entries]
+            choice |= {"text": " ".join(words), "logprobs": {"tokens": words, "token_logprobs": logprobs}}
+        else:
+            choice["logprobs"] = {"content": entries}
+            choice["message"] = {"role": "assistant", "content": " ".join(words)}
         usage = {"prompt_tokens": 5, "completion_tokens": len(words), "total_tokens": 5 + len(words)}
         return {
             "id": "1",

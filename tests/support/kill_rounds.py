@@ -66,6 +66,7 @@ class Rounds:
         self.place = place
         self.dice = random.Random(seed)
         self.figures = Figures()
+        self.killed_at = 0.0
 
     def run(self, rounds: int) -> Figures:
         """Kill, and end with one engine that must settle everything.
@@ -88,8 +89,8 @@ class Rounds:
             deeds.start()
             deeds.join(delay)
             self.kill(engine, victim, rest=number % 10 == 9)
+            self.nothing_left()
             deeds.join()
-        self.nothing_left()
 
     def deeds(self, engine: WholeEngine, adapter_id: str) -> None:
         """What users ask for, until it dies under them."""
@@ -117,6 +118,7 @@ class Rounds:
             time.sleep(self.dice.uniform(0, MOMENT_S))
         everybody = self.place.processes() if victim == "everything" else []
         self.figures.kills[victim if everybody else "engine"] += 1
+        self.killed_at = time.monotonic()
         for process in everybody:
             send(process, signal.SIGKILL)
         engine.kill()
@@ -131,10 +133,9 @@ class Rounds:
             self.figures.rested[device["state"]] += 1
 
     def nothing_left(self) -> None:
-        killed = time.monotonic()
         left = self.place.survivors()
         assert left == [], f"still there after 5 s: {left}"
-        self.figures.gone_s.append(time.monotonic() - killed)
+        self.figures.gone_s.append(time.monotonic() - self.killed_at)
 
     def last(self) -> None:
         """The engine that nobody kills."""

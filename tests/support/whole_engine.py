@@ -101,9 +101,9 @@ class WholeEngine(Process):
             time.sleep(0.02)
         raise AssertionError(f"it does not serve: {self.device()}")
 
-    def train(self, data: Path, adapter_id: str) -> str:
+    def train(self, data: Path, adapter_id: str, **more: object) -> str:
         """The id of a queued job."""
-        body = {"dataset": str(data), "adapter_id": adapter_id, "preset": "quick"}
+        body = {"dataset": str(data), "adapter_id": adapter_id, "preset": "quick", **more}
         answer = self.http.post("/train/lora", json=body)
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])

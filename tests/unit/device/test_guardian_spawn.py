@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from support.guarded_trees import FAMILY, command
 
+from engine.device import guarded
 from engine.device.contracts import ProcessId
 from engine.device.guarded import Guarded, explain, spawn
 from engine.device.guardian import PR_SET_CHILD_SUBREAPER, prctl
@@ -214,6 +215,18 @@ async def test_control_a_guardian_killed_at_once_leaves_orphans_until_wait_ends_
         await spawn(command(tmp_path, lock, FAMILY))
     await tree.wait()
     assert await alive(daemon) == []
+
+
+async def test_a_guardian_that_hangs_itself_does_not_keep_stop_from_returning(
+    tmp_path: Path, lock: DeviceLock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guarded, "LAST_RESORT_S", 0.2)
+    tree = await spawn(command(tmp_path, lock, FAMILY))
+    processes = [await process_of(word) for word in (await first(tree)).split()]
+    await asyncio.to_thread(send, tree.process, signal.SIGSTOP)
+    async with asyncio.timeout(5):
+        assert "lost its guardian" in (await tree.stop(0)).reason
+    assert await alive(tree.process, *processes) == []
 
 
 @pytest.mark.parametrize("argv", [("/nowhere/program",), ("/dev/null",)])
