@@ -94,7 +94,7 @@ async def one_handover(client: EngineClient, dataset: Path, steps: int) -> Hando
     events = [event async for event in client.replay(since)]
     asked = await serve_once(client, job.adapter_id)
     first = [event async for event in client.replay(0)]
-    return read(events, _spent(_entries(first)), job, answered=asked.adapter == job.adapter_id and asked.attempts == 1)
+    return read(events, spent(entries(first)), job, answered=asked.adapter == job.adapter_id and asked.attempts == 1)
 
 
 async def serving(client: EngineClient) -> None:
@@ -107,32 +107,32 @@ async def serving(client: EngineClient) -> None:
 
 def read(events: list[Event], ever: dict[DeviceState, float], job: TrainJob, *, answered: bool) -> Handover:
     """The figures of one handover from its events."""
-    entries = _entries(events)
-    spent = _spent(entries)
-    began = next(moment for state, moment in entries if state is DeviceState.TRAINING)
-    ended = next(moment for state, moment in entries if state is DeviceState.RECLAIMING)
-    served = next(moment for state, moment in reversed(entries) if state is DeviceState.SERVING)
-    before = next(moment for state, moment in entries if state is DeviceState.DRAINING)
+    entered = entries(events)
+    took = spent(entered)
+    began = next(moment for state, moment in entered if state is DeviceState.TRAINING)
+    ended = next(moment for state, moment in entered if state is DeviceState.RECLAIMING)
+    served = next(moment for state, moment in reversed(entered) if state is DeviceState.SERVING)
+    before = next(moment for state, moment in entered if state is DeviceState.DRAINING)
     training = float(str(job.metrics["seconds"]))
     live_after = served - ended
     return Handover(
-        drain=spent.get(DeviceState.DRAINING, 0.0),
-        sleep=spent.get(DeviceState.SLEEPING, 0.0) + spent.get(DeviceState.STOPPING, 0.0),
-        proof=spent.get(DeviceState.PREFLIGHT, 0.0),
+        drain=took.get(DeviceState.DRAINING, 0.0),
+        sleep=took.get(DeviceState.SLEEPING, 0.0) + took.get(DeviceState.STOPPING, 0.0),
+        proof=took.get(DeviceState.PREFLIGHT, 0.0),
         spawn=ended - began - training,
         training=training,
-        publish=spent.get(DeviceState.RECLAIMING, 0.0),
-        wake=spent.get(DeviceState.WAKING, 0.0) + spent.get(DeviceState.STARTING, 0.0),
-        verify=spent.get(DeviceState.VERIFYING, 0.0),
+        publish=took.get(DeviceState.RECLAIMING, 0.0),
+        wake=took.get(DeviceState.WAKING, 0.0) + took.get(DeviceState.STARTING, 0.0),
+        verify=took.get(DeviceState.VERIFYING, 0.0),
         live_after=live_after,
         gap=served - before - training,
         cold_start=ever.get(DeviceState.STARTING, 0.0),
-        restarted=any(state in STARTS for state, _ in entries),
+        restarted=any(state in STARTS for state, _ in entered),
         adapter_answered=answered,
     )
 
 
-def _entries(events: list[Event]) -> list[tuple[DeviceState, float]]:
+def entries(events: list[Event]) -> list[tuple[DeviceState, float]]:
     """Each state that was entered, with the moment in seconds."""
     found: list[tuple[DeviceState, float]] = []
     for event in events:
@@ -144,11 +144,12 @@ def _entries(events: list[Event]) -> list[tuple[DeviceState, float]]:
     return found
 
 
-def _spent(entries: list[tuple[DeviceState, float]]) -> dict[DeviceState, float]:
-    spent: dict[DeviceState, float] = {}
-    for (state, moment), (_, after) in pairwise(entries):
-        spent[state] = spent.get(state, 0.0) + after - moment
-    return spent
+def spent(entered: list[tuple[DeviceState, float]]) -> dict[DeviceState, float]:
+    """Seconds in each state; the last one is still in."""
+    took: dict[DeviceState, float] = {}
+    for (state, moment), (_, after) in pairwise(entered):
+        took[state] = took.get(state, 0.0) + after - moment
+    return took
 
 
 def write_rows(path: Path) -> Path:
