@@ -145,11 +145,12 @@ class Rounds:
                 for job_id in interrupted:
                     engine.http.post(f"/jobs/{job_id}/resume")
                     self.figures.resumed += 1
-            ended = {job["id"]: job for job in engine.http.get("/jobs", params={"limit": 500}).json()}
+            ended = {job["id"]: job for job in engine.http.get("/jobs", params={"limit": 1000}).json()}
             assert set(self.figures.accepted) <= set(ended), "an accepted job is lost"
             unsettled = [job for job in ended.values() if job["state"] != "succeeded"]
             assert unsettled == [], unsettled
-            assert engine.adapters() == sorted(job["adapter_id"] for job in ended.values()), "each published once"
+            published, expected = engine.adapters(), sorted(job["adapter_id"] for job in ended.values())
+            assert published == expected, f"published and expected differ in {set(published) ^ set(expected)}"
             device = engine.serve()
             self.figures.rested[device["state"]] += 1
             engine.http.post("/shutdown")

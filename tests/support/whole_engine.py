@@ -109,7 +109,7 @@ class WholeEngine(Process):
         return str(answer.json()["id"])
 
     def jobs(self) -> list[dict[str, Any]]:
-        return list(self.http.get("/jobs", params={"limit": 500}).json())
+        return list(self.http.get("/jobs", params={"limit": 1000}).json())
 
     def device(self) -> dict[str, Any]:
         return dict(self.http.get("/device").json())
@@ -137,7 +137,7 @@ class WholeEngine(Process):
         return self.jobs()
 
     def adapters(self) -> list[str]:
-        return sorted(adapter["id"] for adapter in self.http.get("/adapters").json())
+        return sorted(adapter["id"] for adapter in self.http.get("/adapters", params={"limit": 1000}).json())
 
 
 @contextmanager
