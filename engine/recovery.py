@@ -11,8 +11,8 @@ from pathlib import Path
 
 from engine.sandbox.launch import clean_stale, default_scratch
 
-LEFTOVERS = ("engine.sock", "model.sock", "token", "model-scratch")
-"""Names in `run/` that only a live engine has."""
+LEFTOVERS = ("engine.sock", "token")
+"""Names in `run/` that only a live engine has; the model server clears its own when it starts."""
 
 
 async def clean_leftovers(home: Path) -> None:
