@@ -28,6 +28,8 @@ async def test_the_checkpointers_thread_ends_with_the_session_even_when_it_fails
             opened = set(threading.enumerate()) - before
             assert len(opened) == 1
             raise RuntimeError("boom")
+    for thread in opened:  # it has been told to end when the block is left
+        await asyncio.to_thread(thread.join, 10)
     assert not opened & set(threading.enumerate())
 
 
