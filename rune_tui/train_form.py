@@ -16,7 +16,7 @@ MAX_DIGITS = 9
 _LABELS = {
     "adapter_id": "name",
     "max_steps": "steps",
-    "warm_start": "begin with",
+    "warm_start": "start from",
     "preset": "preset",
     "dataset": "file",
 }

@@ -57,7 +57,7 @@ Exit codes:
 @click.option("--max-tokens", type=int, help="Of one example; longer ones are left out.")
 @click.option("--adapter-id", metavar="ID", help="Of the adapter to make; default: one is made up.")
 @click.option("--task-type", default="code-gen", show_default=True, help="Of the adapter to make.")
-@click.option("--warm-start", metavar="ID|off", default=OFF, show_default=True, help="Begin with an adapter's weights.")
+@click.option("--warm-start", metavar="ID|off", default=OFF, show_default=True, help="Start from an adapter's weights.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--preview", is_flag=True, help="Only say what it would take.")
 @click.option("--wait", is_flag=True, help="Wait for its end, with a progress bar on stderr.")

@@ -250,7 +250,7 @@ async def test_a_file_is_checked_before_the_engine_is_asked(tmp_path: Path) -> N
         (TrainForm(max_steps="0"), "steps:"),
         (TrainForm(max_steps="9" * 5000), "is not a number"),
         (TrainForm(adapter_id="../x"), "name:"),
-        (TrainForm(warm_start="[/b]"), "begin with:"),
+        (TrainForm(warm_start="[/b]"), "start from:"),
     ],
 )
 def test_a_bad_form_is_one_sentence(form: TrainForm, what: str) -> None:

@@ -402,9 +402,7 @@ async def test_the_command_in_the_message_restores(tmp_path: Path, schema: Migra
 
 # --- lint --------------------------------------------------------------------------------------------------------
 
-_BARE_BEGIN = re.compile(
-    r"[\"'(]\s*BEGIN(?!\s+IMMEDIATE)(?:\s+(?:DEFERRED|EXCLUSIVE|TRANSACTION)\b|\s*[;\"'])", re.IGNORECASE
-)
+_BARE_BEGIN = re.compile(r"[\"'(]\s*BEGIN(?!\s+IMMEDIATE)\b", re.IGNORECASE)
 _SQLITE = re.compile(r"^\s*(?:import|from)\s+sqlite3\b", re.MULTILINE)
 
 
