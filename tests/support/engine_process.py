@@ -65,7 +65,7 @@ async def api(home: Path, *overrides: str, work: Work = forever) -> AsyncIterato
     """An engine in this process and a client on its socket."""
     async with Engine(scripted(home, *overrides), home, work=work) as engine, serving(engine) as client:
         # Its events come first then, always: two of them.
-        await engine.device.until(lambda snapshot: snapshot.state is DeviceState.COLD)
+        await engine.device.until(lambda snapshot: snapshot.state is not DeviceState.RECONCILE)
         yield engine, client
 
 
