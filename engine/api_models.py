@@ -43,6 +43,8 @@ class TaskMode(StrEnum):
     """Only the loop generate -> execute -> reflect."""
     PROJECT = "project"
     """The four phases: decompose -> plan -> code -> integrate, then repair."""
+    EXPLORE = "explore"
+    """No model: the explorer searches compositions of the calls that the task's files document."""
 
 
 class Case(Frozen):
@@ -188,6 +190,7 @@ class SessionCreate(Frozen):
     run_id: Identifier | None = None
     """Groups the sessions of one batch; such a session waits for --resume after a crash instead of restarting."""
     adapter: Identifier | None = None
+    """None: the engine picks one by the evidence, or the base model; `base`: the base model."""
 
 
 class SessionRecord(Frozen):
@@ -203,6 +206,8 @@ class SessionRecord(Frozen):
     tokens: int = 0
     seconds: float = 0.0
     adapter: str | None = None
+    adapter_reason: str = ""
+    """Why it was worked on with this adapter, or with none."""
     backend: str = ""
     model: str = ""
     sandbox_level: str = ""

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.api_device import BackendName
+from engine.api_evolution import MergeMethod
 from engine.api_training import TrainMethod
 from engine.errors import ConfigError
 
@@ -128,6 +129,36 @@ class PipelineSection(_Section):
     sessions_at_once: int = Field(ge=1, le=64)
 
 
+class EvaluationSection(_Section):
+    """How adapters are measured and when a gain counts as proven."""
+
+    at_once: int = Field(ge=0, le=256)
+    max_tokens: int = Field(ge=1, le=32768)
+    e_threshold: float = Field(gt=1)
+    batch_tasks: int = Field(ge=1, le=10_000)
+    max_loss: float = Field(ge=0, le=1)
+    bootstrap: int = Field(ge=100, le=1_000_000)
+
+
+class EvolutionSection(_Section):
+    """When adapters are merged, pruned and put to use."""
+
+    enabled: bool
+    every_s: float = Field(ge=1)
+    merge_at: int = Field(ge=2, le=1000)
+    parents: int = Field(ge=2, le=64)
+    prune_below: float = Field(ge=0, le=1)
+    min_evaluations: int = Field(ge=1, le=1000)
+    pass_weight: float = Field(ge=0, le=1)
+    method: MergeMethod
+    density: float = Field(gt=0, le=1)
+    select: bool
+    select_similarity: float = Field(ge=0, le=1)
+    explorer_programs: int = Field(ge=1, le=10_000_000)
+    suites: dict[str, str]
+    """Task type -> the suite that decides about its adapters."""
+
+
 class SandboxSection(_Section):
     min_level: Literal["strict", "landlock", "none"]
     timeout_s: float = Field(gt=0, le=3600)
@@ -172,6 +203,8 @@ class Config(_Section):
     """Name -> the keys of `train` that it replaces; `recipe` gives the whole."""
     generation: GenerationSection
     pipeline: PipelineSection
+    evaluation: EvaluationSection
+    evolution: EvolutionSection
     sandbox: SandboxSection
     registry: RegistrySection
     engine: EngineSection
