@@ -55,7 +55,7 @@ class SuiteTask(Frozen):
     prelude: str = ""
     """Python source put before every solution: the imports of a private API, for instance."""
     files: dict[str, str] = Field(default_factory=dict)
-    """Relative path -> text: modules that the solution may use."""
+    """Relative path -> text: modules that the solution may use; a prompt shows them only where asked to."""
     task_type: Identifier = "code-gen"
     group: Identifier = "in"
     """What the task probes: `in` (as trained), `deeper`, `paraphrase`, `other`, `anchor`, or a word of one's own."""
@@ -173,6 +173,8 @@ class EvaluateRequest(Frozen):
     max_tokens: int | None = Field(default=None, ge=1, le=32768)
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Of the suite's hidden inputs and of the sampling."""
+    open_book: bool = False
+    """Show the model the tasks' files; else it must know what is in them."""
 
     @model_validator(mode="after")
     def _enough_samples(self) -> EvaluateRequest:

@@ -76,6 +76,10 @@ class TaskSpec(Frozen):
     """Name of the function that the task asks for; the argument of `check(candidate)`."""
     files: dict[str, str] = {}
     """Relative path -> text: the starting project."""
+    library: dict[str, str] = {}
+    """Relative path -> text: modules that the solution may import and that no prompt shows; an adapter knows them."""
+    prelude: str = ""
+    """Python source put before the solution when it is run: the imports of `library`, for instance."""
     task_type: Identifier = "code-gen"
     mode: TaskMode = TaskMode.PROJECT
     max_attempts: int | None = Field(default=None, ge=1, le=100)
@@ -84,7 +88,7 @@ class TaskSpec(Frozen):
     in_process: bool = False
     """The given tests must share the process with the solution (monkeypatching, subclassing): a weaker verdict."""
 
-    @field_validator("files")
+    @field_validator("files", "library")
     @classmethod
     def _paths_stay_inside(cls, files: dict[str, str]) -> dict[str, str]:
         for path in files:

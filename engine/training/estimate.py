@@ -105,12 +105,19 @@ def _shape(config: Mapping[str, Any]) -> ModelShape:
     )
 
 
-def adapter_parameters(shape: ModelShape, rank: int, targets: str) -> int:
+def adapter_parameters(shape: ModelShape, recipe: TrainSection) -> int:
     """Weights that are trained. A target that is no linear module of the shape counts as the largest one."""
-    linears = shape.linears
+    linears, targets = shape.linears, recipe.targets
     largest = max(sum(sizes) for sizes in linears.values())
     chosen = list(linears) if targets.strip() == "all-linear" else [name.strip() for name in targets.split(",")]
-    return shape.layers * rank * sum(sum(linears[name]) if name in linears else largest for name in chosen)
+    layers = max(1, shape.layers - recipe.first_layer)
+
+    def weights(target: str) -> int:
+        *place, name = target.split(".")
+        one = sum(linears[name]) if name in linears else largest
+        return one if any(part.isdigit() for part in place) else layers * one  # `layers.12.mlp.up_proj` is one module
+
+    return recipe.rank * sum(map(weights, chosen))
 
 
 def peak_mib(
@@ -134,8 +141,8 @@ def peak_mib(
     tokens = min(longest or recipe.max_tokens, recipe.max_tokens)
     answer = min(longest_answer or tokens, tokens)
     base = shape.linear_weights * (NF4_BYTES if recipe.method == "qlora" else width) + shape.embedding_weights * width
-    adapter = adapter_parameters(shape, recipe.rank, recipe.targets) * ADAPTER_BYTES
-    activations = tokens * shape.layers * _activation_bytes(shape, bf16=bf16)
+    adapter = adapter_parameters(shape, recipe) * ADAPTER_BYTES
+    activations = tokens * max(1, shape.layers - recipe.first_layer) * _activation_bytes(shape, bf16=bf16)
     moving = sequences * (activations + answer * _logit_bytes(shape, width))
     process = CUDA_MIB if gpu else PROCESS_MIB
     return math.ceil(process + (base + adapter + FRAGMENTS * moving) / MIB)

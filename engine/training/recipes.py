@@ -43,7 +43,8 @@ def _of_parent(request: TrainRequest, config: Config, parent: Adapter) -> dict[s
         )
     if request.rank is not None and request.rank != parent.rank:
         raise InputError(f"A warm start keeps the rank of {parent.id}, which is {parent.rank}; leave the rank out.")
-    return {"rank": parent.rank, "alpha": parent.alpha, "targets": ",".join(parent.target_modules)}
+    targets = ",".join(parent.target_modules)
+    return {"rank": parent.rank, "alpha": parent.alpha, "targets": targets, "first_layer": 0}
 
 
 def check_steps(examples: int, recipe: TrainSection) -> int:

@@ -261,7 +261,7 @@ def _check_disk(home: Path, shape: ModelShape, recipe: TrainSection) -> None:
     Raises:
         EnvironmentUnfitError
     """
-    weights = adapter_parameters(shape, recipe.rank, recipe.targets)
+    weights = adapter_parameters(shape, recipe)
     need = weights * CHECKPOINT_BYTES * CHECKPOINT_COPIES
     free = shutil.disk_usage(home).free
     if free < need:

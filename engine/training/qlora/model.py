@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,8 @@ ALL_LINEAR = "all-linear"
 MAX_WARM_START_BYTES = 8 << 30
 """Of the adapter to begin with: rank 512 on a model of 8 billion weights has 5 GB."""
 MAX_RANK = 512
+_LAYER = re.compile(r"[A-Za-z_]+\.([0-9]+)\..+")
+"""`layers.12.mlp.up_proj` in a module's path."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def load_learner(spec: TrainSpec) -> Learner:
     """
     device, dtype = choose_compute(spec.compute)
     base = _load_base(spec, device, dtype)
-    targets = _targets(base, spec.recipe.targets)
+    targets = _targets(base, spec.recipe)
     model = _with_lora(base, spec.recipe, targets)
     parameters = {
         name.replace(".default.", "."): parameter
@@ -146,22 +149,31 @@ def _load_base(spec: TrainSpec, device: torch.device, dtype: torch.dtype) -> Any
     return model
 
 
-def _targets(model: Any, wanted: str) -> tuple[str, ...]:
-    """Last names of the linear modules, the output layer excepted, or those of them that are asked for."""
+def _targets(model: Any, recipe: TrainSection) -> tuple[str, ...]:
+    """Names by which the adapter's config lists the linear modules, the output layer excepted, that get a LoRA.
+
+    A name stands for every module whose dotted path ends in it: `up_proj`, or `layers.12.mlp.up_proj`.
+    """
     output = model.get_output_embeddings()
-    linear = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not output
-    }
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not output]
     if not linear:
         raise TrainingError("The base model has no linear layers to adapt.")
-    if wanted.strip() == ALL_LINEAR:
-        return tuple(sorted(linear))
-    names = {name.strip() for name in wanted.split(",")}
-    if unknown := sorted(names - linear):
-        raise TrainingError(f"train.targets names {unknown[0]!r}; the base model has {', '.join(sorted(linear))}.")
-    return tuple(sorted(names))
+    kinds = sorted({name.rpartition(".")[2] for name in linear})
+    wanted = kinds if recipe.targets.strip() == ALL_LINEAR else [name.strip() for name in recipe.targets.split(",")]
+    for name in wanted:
+        if not any(_is_meant(path, name) for path in linear):
+            raise TrainingError(f"train.targets names {name!r}; the base model has {', '.join(kinds)}.")
+    if not recipe.first_layer:
+        return tuple(sorted(set(wanted)))
+    chosen = [path for path in linear if any(_is_meant(path, name) for name in wanted)]
+    upper = [match[0] for path in chosen if (match := _LAYER.search(path)) and int(match[1]) >= recipe.first_layer]
+    if not upper:
+        raise TrainingError(f"train.first_layer is {recipe.first_layer}; the base model has no layer from there on.")
+    return tuple(sorted(upper))
+
+
+def _is_meant(path: str, name: str) -> bool:
+    return path == name or path.endswith(f".{name}")
 
 
 def _with_lora(base: Any, recipe: TrainSection, targets: tuple[str, ...]) -> Any:

@@ -447,6 +447,7 @@ def test_a_warm_start_begins_where_the_other_ended_and_off_means_off(house: Hous
         ({"rank": 8}, "rank 4"),
         ({"targets": "q_proj,v_proj"}, "do not fit"),
         ({"targets": "nonsense"}, "nonsense"),
+        ({"first_layer": 9}, "no layer from there on"),
         ({"warm_start": Path("/nonexistent")}, "begin with"),
         ({"base_directory": Path("/nonexistent")}, "tokenizer"),
         ({"data": Path("/nonexistent")}, "data cannot be read"),
@@ -480,6 +481,18 @@ def test_only_the_targets_that_were_asked_for_are_adapted(house: House) -> None:
     assert run.status == TrainerExit.DONE
     config = parse_config((run.output / "adapter_config.json").read_bytes(), max_rank=256)
     assert config.target_modules == ("q_proj", "v_proj")
+
+
+def test_layers_below_the_first_are_left_as_they_are_and_peft_reads_it_so(house: House) -> None:
+    run = house.train(house.spec("upper", first_layer=1, epochs=1))
+    assert run.status == TrainerExit.DONE, run.words
+    config = parse_config((run.output / "adapter_config.json").read_bytes(), max_rank=256)
+    assert len(config.target_modules) == 7
+    assert all(name.startswith("layers.1.") for name in config.target_modules)
+    assert house.call("published_loss", run.spec) == pytest.approx(run.metrics.held_out_loss, rel=1e-5)
+    again = {"warm_start": run.output, "targets": ",".join(config.target_modules), "max_steps": 1}
+    warm = house.train(house.spec("upper-warm", **again)).metrics
+    assert warm.held_out_start == pytest.approx(run.metrics.held_out_loss, rel=1e-5)
 
 
 # --- the stream

@@ -162,8 +162,10 @@ def test_the_shape_counts_the_weights_of_smollm2(tmp_path: Path) -> None:
     shape = read_shape(tmp_path)
     norms = 61 * 576
     assert shape.linear_weights + shape.embedding_weights + norms == 134_515_008
-    assert adapter_parameters(shape, 16, "all-linear") == 4_884_480
-    assert adapter_parameters(shape, 8, "q_proj, v_proj") == 8 * 30 * (576 + 576 + 576 + 192)
+    assert adapter_parameters(shape, recipe(rank=16)) == 4_884_480
+    assert adapter_parameters(shape, recipe(rank=8, targets="q_proj, v_proj")) == 8 * 30 * (576 + 576 + 576 + 192)
+    assert adapter_parameters(shape, recipe(rank=16, first_layer=12)) == 4_884_480 * 18 // 30
+    assert adapter_parameters(shape, recipe(rank=8, targets="layers.12.self_attn.q_proj")) == 8 * (576 + 576)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"hidden_size": "x"}'])
