@@ -3,7 +3,7 @@
 Two sources. *Verified trajectories* of this home: of each session whose given tests passed, the task with the final
 code, and where that code mended a failing one, the request that showed the failing code and its error with the fix.
 Nothing else of a session is taken: an attempt that failed is no example, and tests that the model wrote for itself
-prove nothing (rejection sampling). *A file* of `{"prompt", "completion", "task"?}` rows.
+prove nothing (rejection sampling). *A file* of `{"prompt", "completion", "system"?, "task"?}` rows.
 
 The selected rows are written once to RUNE_HOME/training/<sha256>.jsonl, where the name is the content: a job refers to
 its data by digest, and what it learned from is there to be looked at as long as the home is.
@@ -50,6 +50,8 @@ MIN_SHOWN = 0.5
 class _Row(Frozen):
     prompt: str = Field(min_length=1)
     completion: str = Field(min_length=1)
+    system: str = ""
+    """The system turn that it will be asked under; empty means none."""
     task: str | None = Field(default=None, min_length=1, max_length=200)
 
 
@@ -153,7 +155,7 @@ def _example(line: bytes, place: str) -> Example:
         raise InputError(f"{place}: the prompt or the completion has nothing but space.")
     # A row without a task is a task of its own, named by what it asks.
     task = row.task or hashlib.sha256(row.prompt.encode()).hexdigest()[:16]
-    return Example((Turn(role="user", content=row.prompt),), row.completion, task)
+    return Example(_asked(row.prompt, row.system), row.completion, task)
 
 
 # --- trajectories --------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ Exit codes:
     "--dataset",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help='JSON Lines of {"prompt", "completion", "task"?}.',
+    help='JSON Lines of {"prompt", "completion", "system"?, "task"?}.',
 )
 @click.option("--from-trajectories", is_flag=True, help="Learn from this home's verified sessions.")
 @click.option("--session", "sessions", multiple=True, metavar="ID", help="With --from-trajectories: only this one.")

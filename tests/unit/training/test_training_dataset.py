@@ -72,6 +72,11 @@ def test_rows_of_a_file_become_examples(tmp_path: Path) -> None:
     assert found[1].task == "HumanEval/1" and found[0].task != found[1].task
 
 
+def test_a_system_turn_of_a_row_comes_first(tmp_path: Path) -> None:
+    (found,) = read_file(write(tmp_path / "d.jsonl", {"prompt": "a", "completion": "1", "system": "Be short."}))
+    assert [(turn.role, turn.content) for turn in found.messages] == [("system", "Be short."), ("user", "a")]
+
+
 @pytest.mark.parametrize(
     ("row", "what"),
     [

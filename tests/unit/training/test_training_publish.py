@@ -14,6 +14,7 @@ from support.training_house import House, open_house, write_base
 from engine.errors import ModelNotFoundError, TrainingError
 from engine.training.base import look_at_base
 from engine.training.estimate import read_shape
+from registry.blobs import file_digest
 
 WIDTH, HEADS, LAYERS, VOCABULARY = 16, 2, 2, 32
 DONE = (["adapter", 1], ["end"], ["exit", 0])
@@ -43,8 +44,10 @@ def write_gguf(path: Path, *, output: bool = False) -> Path:
 async def published(house: House) -> tuple[Path | None, dict[str, object]]:
     trainer, _ = await house.trainer(*DONE, adapter_id="mine")
     assert (await trainer.run(1)).succeeded
-    await trainer.publish()
+    live = await trainer.publish()
     loadable = await house.registry.resolve_for_load("mine")
+    expected = None if loadable.gguf is None else await asyncio.to_thread(file_digest, loadable.gguf)
+    assert live is not None and live.gguf_sha256 == loadable.gguf_sha256 == expected
     return loadable.gguf, dict((await house.jobs.get(trainer.job_id)).metrics)
 
 
