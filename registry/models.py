@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +15,7 @@ RESERVED_PREFIXES = ("oracle_", "round2_")
 """Ids that only the program itself may begin so."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
-_ALIAS = re.compile(r"[A-Za-z0-9_-]{1,80}@[a-z]{1,19}")
+_ALIAS = re.compile(rf"(?:{_NAME.pattern})@[a-z]{{1,19}}")
 
 
 class Tier(StrEnum):
@@ -119,13 +120,27 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """One move between tiers."""
+    """One move between tiers, or to the front of its own."""
 
     adapter_id: str
     from_tier: Tier
     to_tier: Tier
     reason: str
     recorded_at: str
+    evidence: Mapping[str, object] | None = None
+    """What it rests on, as JSON data."""
+    forced: bool = False
+    """Done against the evidence, or without any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Champions:
+    """Whom a task type's aliases name. None: the base model, or nobody."""
+
+    champion: str | None = None
+    challenger: str | None = None
+    previous: str | None = None
+    """The champion before this one: where `rollback` goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +152,8 @@ class LoadableAdapter:
     """The PEFT directory."""
     gguf: Path | None
     """Its GGUF form, if one was made and is whole."""
+    gguf_sha256: str | None = None
+    """Of the GGUF form, as it was published: whoever reads the file later can see that it still is that one."""
 
 
 def check_id(text: str, what: str = "id") -> str:
@@ -161,6 +178,11 @@ def check_alias(text: str) -> str:
     if _ALIAS.fullmatch(text) is None:
         raise AdapterRejected(f"alias {text[:100]!r} is not valid: write it as code-gen@champion")
     return text
+
+
+def alias_of(task_type: str, role: str) -> str:
+    """The alias of a role (champion, challenger, previous) in a task type."""
+    return f"{task_type}@{role}"
 
 
 def check_score(value: float, what: str) -> float:

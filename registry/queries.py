@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from registry.db import Reader, Row
 from registry.errors import AdapterNotFound, AdapterRejected
-from registry.models import Adapter, Evaluation, Promotion, Source, Tier
+from registry.models import Adapter, Champions, Evaluation, Promotion, Source, Tier, alias_of
 
 MAX_PAGE = 500
 """Rows of one page; no screen shows more, and a page stays below 10 ms."""
@@ -27,6 +27,10 @@ SELECT adapters.*, (
     FROM (SELECT parent_id FROM adapter_parents WHERE child_id = adapters.id ORDER BY position)
 ) AS parent_ids
 FROM adapters
+"""
+
+_ITS_CHANGE = """
+LEFT JOIN registry_changes ON registry_changes.number = change WHERE (change IS NULL OR state = 'done')
 """
 
 
@@ -182,28 +186,36 @@ def task_types(reader: Reader) -> list[str]:
 
 
 def evaluations(reader: Reader, adapter_id: str) -> list[Evaluation]:
-    """Every score an adapter was ever given, oldest first."""
+    """Every score an adapter was given and keeps, oldest first; those whose change was undone are left out."""
     rows = reader.execute(
-        "SELECT adapter_id, fitness_score, pass_rate, session_id, recorded_at FROM adapter_evaluations "
-        "WHERE adapter_id = ? ORDER BY number",
+        "SELECT adapter_id, fitness_score, pass_rate, session_id, adapter_evaluations.recorded_at "
+        f"FROM adapter_evaluations {_ITS_CHANGE} AND adapter_id = ? ORDER BY adapter_evaluations.number",
         (adapter_id,),
     )
     return [Evaluation(*row) for row in rows]
 
 
 def promotions(reader: Reader, adapter_id: str) -> list[Promotion]:
-    """Every move of an adapter between tiers, oldest first."""
+    """Every move of an adapter between tiers, oldest first; those whose change was undone are left out."""
     rows = reader.execute(
-        "SELECT adapter_id, from_tier, to_tier, reason, recorded_at FROM adapter_promotions "
-        "WHERE adapter_id = ? ORDER BY number",
+        "SELECT adapter_id, from_tier, to_tier, reason, adapter_promotions.recorded_at, evidence, "
+        f"adapter_promotions.forced FROM adapter_promotions {_ITS_CHANGE} AND adapter_id = ? "
+        "ORDER BY adapter_promotions.number",
         (adapter_id,),
     )
-    return [Promotion(row[0], Tier(row[1]), Tier(row[2]), row[3], row[4]) for row in rows]
+    return [_promotion(row) for row in rows]
 
 
 def aliases(reader: Reader) -> dict[str, str]:
     """Adapter id by alias."""
     return {str(row[0]): str(row[1]) for row in reader.execute("SELECT name, adapter_id FROM adapter_aliases")}
+
+
+def champions(reader: Reader, task_type: str) -> Champions:
+    """Whom the aliases of a task type name."""
+    present = aliases(reader)
+    roles = ("champion", "challenger", "previous")
+    return Champions(**{role: present.get(alias_of(task_type, role)) for role in roles})
 
 
 def lineage(reader: Reader, adapter_id: str) -> list[Adapter]:
@@ -255,6 +267,19 @@ def to_adapter(row: Row) -> Adapter:
         "is_quarantined": bool(row["is_quarantined"]),
     }
     return Adapter(**values)
+
+
+def _promotion(row: Row) -> Promotion:
+    evidence = None if row["evidence"] is None else cast("dict[str, object]", json.loads(row["evidence"]))
+    return Promotion(
+        adapter_id=row["adapter_id"],
+        from_tier=Tier(row["from_tier"]),
+        to_tier=Tier(row["to_tier"]),
+        reason=row["reason"],
+        recorded_at=row["recorded_at"],
+        evidence=evidence,
+        forced=bool(row["forced"]),
+    )
 
 
 def _main_filter(query: AdapterQuery) -> str:

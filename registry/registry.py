@@ -9,32 +9,34 @@ such change is one event in the change's own transaction.
                            quarantined ──publish the same files again, or verify finds them right──► listed
 
 Transitions: publish (id free), archive, restore (idempotent), promote and demote (only listed), verify (any).
+Every change but what `verify` finds stands in the history with what was before it, and can be undone and redone.
 Files are handled in threads, rows by `registry.db`; a cancelled call is decided first and cancelled then.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from registry import queries
+from registry.asking import RegistryReader
 from registry.blobs import GGUF, Blob, BlobStore, Disk, file_digest
-from registry.changes import Changes, already_exists
+from registry.changes import Changes, Move, already_exists
 from registry.clock import Clock
 from registry.crash import crash_point
 from registry.db import Database, Reader, Transaction
-from registry.errors import AdapterArchived, AdapterQuarantined, AdapterRejected, TransitionRefused
+from registry.errors import AdapterArchived, AdapterQuarantined, AdapterRejected
 from registry.files import run_to_end
+from registry.history import Change
 from registry.journal import Recorder
 from registry.migrate import REGISTRY as MIGRATIONS
 from registry.models import (
     RESERVED_PREFIXES,
     Adapter,
-    Evaluation,
+    Champions,
     LoadableAdapter,
     NewAdapter,
-    Promotion,
     Source,
     Tier,
     check_alias,
@@ -54,7 +56,7 @@ MAX_REASON = 1000
 """Characters of a promotion's reason."""
 
 
-class Registry:
+class Registry(RegistryReader):
     """Adapters of one home. `db` must have been opened with `MIGRATIONS`."""
 
     def __init__(
@@ -66,7 +68,7 @@ class Registry:
         recorder: Recorder,
         disk: Disk | None = None,
     ) -> None:
-        self._db = db
+        super().__init__(db)
         self._blobs = BlobStore(root, limits, clock, disk)
         self._changes = Changes(clock, recorder)
         self._publishing = asyncio.Lock()
@@ -158,72 +160,6 @@ class Registry:
             file_hash, size = await run_to_end(lambda: self._blobs.add_gguf(digest, file))
             await self._db.write(lambda tx: self._changes.set_derived(tx, digest, GGUF, file_hash, size))
 
-    # --- asking ----------------------------------------------------------------------------------------------
-
-    async def get(self, adapter_id: str) -> Adapter:
-        """The adapter of that id.
-
-        Raises:
-            AdapterNotFound: there is none.
-        """
-        return await self._db.read(lambda reader: queries.get(reader, adapter_id))
-
-    async def retrieve_by_id(self, adapter_id: str) -> Adapter:
-        """`get` by its name in the specification."""
-        return await self.get(adapter_id)
-
-    async def query_by_task_type(self, task_type: str) -> list[Adapter]:
-        """Every adapter of a task type, archived ones included."""
-        return await self._db.read(lambda reader: queries.of_task_type(reader, task_type))
-
-    async def list_all(self, query: AdapterQuery | None = None) -> Page:
-        """One page of the adapters that the query asks for: by default the newest 50 that are not archived.
-
-        Raises:
-            AdapterRejected: the query's limit, search or place is not valid.
-        """
-        return await self._db.read(lambda reader: queries.page(reader, query or AdapterQuery()))
-
-    async def count(self, query: AdapterQuery | None = None) -> int:
-        """How many adapters the query's filters leave, on all pages together."""
-        return await self._db.read(lambda reader: queries.count(reader, query or AdapterQuery()))
-
-    async def query_best_for_task(self, task_type: str, top_k: int = 3) -> list[Adapter]:
-        """The fittest adapters that may be served for a task type, best first."""
-        return await self._db.read(lambda reader: queries.best_for_task(reader, task_type, top_k))
-
-    async def is_task_solved(self, task_hash: str, threshold: float = 0.95) -> bool:
-        """Whether some adapter in use was trained on the task and passes at least that share of its tests."""
-        return await self._db.read(lambda reader: queries.is_task_solved(reader, task_hash, threshold))
-
-    async def query_unevaluated(self, task_type: str | None = None) -> list[Adapter]:
-        """Adapters in use that have no score yet, oldest first."""
-        return await self._db.read(lambda reader: queries.unevaluated(reader, task_type))
-
-    async def get_task_types(self) -> list[str]:
-        """Every task type that some adapter has, sorted."""
-        return await self._db.read(queries.task_types)
-
-    async def get_lineage(self, adapter_id: str) -> list[Adapter]:
-        """The adapter, its first parent, that one's first parent, and so on."""
-        return await self._db.read(lambda reader: queries.lineage(reader, adapter_id))
-
-    async def get_lineage_dag(self, adapter_id: str) -> LineageDag:
-        """All ancestors and descendants as adjacency, breadth first."""
-        return await self._db.read(lambda reader: queries.lineage_dag(reader, adapter_id))
-
-    async def get_evaluations(self, adapter_id: str) -> list[Evaluation]:
-        """Every score the adapter was ever given, oldest first."""
-        return await self._db.read(lambda reader: queries.evaluations(reader, adapter_id))
-
-    async def get_promotions(self, adapter_id: str) -> list[Promotion]:
-        """Every move of the adapter between tiers, oldest first."""
-        return await self._db.read(lambda reader: queries.promotions(reader, adapter_id))
-
-    async def get_aliases(self) -> dict[str, str]:
-        """Adapter id by alias."""
-        return await self._db.read(queries.aliases)
-
     # --- changing --------------------------------------------------------------------------------------------
 
     async def update_fitness(
@@ -246,43 +182,83 @@ class Registry:
         """Put an archived adapter back into use."""
         return await self._db.write(lambda tx: self._changes.set_archived(tx, adapter_id, archived=False))
 
-    async def promote(self, adapter_id: str, to: Tier | None = None, reason: str = "") -> Adapter:
-        """Move an adapter up, by one tier or to the one named.
+    async def promote(
+        self,
+        adapter_id: str,
+        to: Tier | None = None,
+        reason: str = "",
+        *,
+        evidence: Mapping[str, object] | None = None,
+        forced: bool = False,
+        expected: Champions | None = None,
+    ) -> Adapter:
+        """Move an adapter up, by one tier or to the one named, and make it the champion of its task type.
+
+        In the same transaction the champion so far becomes `previous`, and the adapter is no longer the challenger.
+        `to` may be the tier that it is at, if it is not the champion.
+
+        Args:
+            evidence: what the promotion rests on, as JSON data: kept with it.
+            forced: it is done against the evidence, or without any: kept with it. Whether that may be is decided above.
+            expected: whom the aliases of its type must still name; None: whomever.
 
         Raises:
             AdapterNotFound.
-            TransitionRefused: that is not up, or it is archived or quarantined.
+            TransitionRefused: that is not up, it is archived or quarantined, or the aliases moved meanwhile.
         """
-        return await self._move(adapter_id, to, 1, reason)
+        move = Move(1, to, reason[:MAX_REASON], evidence, forced, expected)
+        return await self._db.write(lambda tx: self._changes.move(tx, adapter_id, move))
 
     async def demote(self, adapter_id: str, to: Tier | None = None, reason: str = "") -> Adapter:
-        """Undo a promotion: move an adapter down, by one tier or to the one named.
+        """Move an adapter down, by one tier or to the one named. Aliases stay: `rollback` is about those.
 
         Raises:
-            As `promote`.
+            AdapterNotFound.
+            TransitionRefused: that is not down, or it is archived or quarantined.
         """
-        return await self._move(adapter_id, to, -1, reason)
+        move = Move(-1, to, reason[:MAX_REASON])
+        return await self._db.write(lambda tx: self._changes.move(tx, adapter_id, move))
 
-    async def _move(self, adapter_id: str, to: Tier | None, direction: int, reason: str) -> Adapter:
-        def target(adapter: Adapter) -> Tier:
-            tiers = list(Tier)
-            level = adapter.tier.level + direction if to is None else to.level
-            if not 0 <= level < len(tiers) or (level - adapter.tier.level) * direction <= 0:
-                way = "up" if direction > 0 else "down"
-                raise TransitionRefused(f"{adapter_id} is at {adapter.tier}: {to or 'there'} is no way {way}")
-            return tiers[level]
+    async def rollback(self, task_type: str) -> Champions:
+        """Put the champion before this one back in its place; without one before, the base model serves again.
 
-        return await self._db.write(lambda tx: self._changes.move(tx, adapter_id, reason[:MAX_REASON], target))
+        The two change places, so that a second rollback takes the first one back.
 
-    async def set_alias(self, name: str, adapter_id: str, expected: str | None = None) -> None:
+        Raises:
+            TransitionRefused: there is neither, or the one before is quarantined.
+        """
+        return await self._db.write(lambda tx: self._changes.rollback(tx, task_type))
+
+    async def set_alias(self, name: str, adapter_id: str | None, expected: str | None = None) -> None:
         """Point an alias such as `code-gen@champion` at an adapter, if it points at `expected` now (None: not set).
+
+        `adapter_id` None removes the alias.
 
         Raises:
             AdapterNotFound, AdapterRejected.
-            TransitionRefused: someone moved it meanwhile.
+            TransitionRefused: someone moved it meanwhile, or the adapter is archived or quarantined.
         """
         check_alias(name)
         await self._db.write(lambda tx: self._changes.set_alias(tx, name, adapter_id, expected))
+
+    async def undo(self, expected: int | None = None) -> Change:
+        """Take back the newest change that is done, whoever made it and before whatever restart.
+
+        Args:
+            expected: the number that the change must have: what a person was shown is what is undone.
+
+        Raises:
+            TransitionRefused: there is nothing to undo, or it is another change by now.
+        """
+        return await self._db.write(lambda tx: self._changes.undo(tx, expected))
+
+    async def redo(self, expected: int | None = None) -> Change:
+        """Do the oldest undone change again; possible until something else is changed.
+
+        Raises:
+            TransitionRefused: as `undo`.
+        """
+        return await self._db.write(lambda tx: self._changes.redo(tx, expected))
 
     # --- integrity -------------------------------------------------------------------------------------------
 
@@ -314,10 +290,10 @@ class Registry:
             raise AdapterQuarantined(
                 f"{adapter_id}: its files changed after publication; publish them again to heal it"
             )
-        return LoadableAdapter(adapter, self._blobs.directory(adapter.digest), await self._gguf(adapter.digest))
+        return LoadableAdapter(adapter, self._blobs.directory(adapter.digest), *await self._gguf(adapter.digest))
 
-    async def _gguf(self, digest: str) -> Path | None:
-        """The GGUF form if it is whole; a damaged one counts as absent, because it can be made again."""
+    async def _gguf(self, digest: str) -> tuple[Path | None, str | None]:
+        """The GGUF form and its digest if it is whole; a damaged one counts as absent, because it can be made again."""
 
         def expected(reader: Reader) -> str | None:
             row = reader.execute(
@@ -334,7 +310,7 @@ class Registry:
             except AdapterRejected:
                 return False
 
-        return path if wanted is not None and await run_to_end(is_whole) else None
+        return (path, wanted) if wanted is not None and await run_to_end(is_whole) else (None, None)
 
     async def gc(self, grace_seconds: float = GC_GRACE_SECONDS) -> list[str]:
         """Delete blobs that no adapter names and that are older than the grace period; gives their digests."""

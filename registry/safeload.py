@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, cast
@@ -200,6 +200,20 @@ def load_tensors(path: Path, limits: AdapterLimits, sha256: str | None = None) -
         raise AdapterRejected(f"{path.name} does not have the digest that was published")
     begin = len(content) - found.tensors[-1].stop
     return {tensor.name: _array(memoryview(content)[begin:], tensor) for tensor in found.tensors}
+
+
+def read_tensor(descriptor: int, found: Scan, tensor: TensorInfo) -> NDArray[Any]:
+    """One tensor of a file that was scanned, as `load_tensors` gives it, for files too large to hold.
+
+    Raises:
+        AdapterRejected: the file was changed after the scan, so that the tensor is cut short or not finite.
+    """
+    length, begin = tensor.stop - tensor.start, found.size_bytes - found.tensors[-1].stop
+    raw = bytearray(length)
+    if os.preadv(descriptor, [raw], begin + tensor.start) != length:
+        raise AdapterRejected("the weights end too early")
+    _check_finite(bytes(raw), tensor)
+    return _array(memoryview(raw), replace(tensor, start=0, stop=length))
 
 
 def _array(data: memoryview, tensor: TensorInfo) -> NDArray[Any]:
