@@ -73,9 +73,9 @@ async def serve_once(client: EngineClient, adapter: str | None) -> SessionRecord
     return await finished(client, session.id)
 
 
-async def train(client: EngineClient, dataset: Path, steps: int) -> TrainJob:
+async def train(client: EngineClient, dataset: Path, steps: int, seed: int) -> TrainJob:
     """Queue a job and wait for its end."""
-    request = TrainRequest(dataset=str(dataset), preset="quick", max_steps=steps, max_tokens=256)
+    request = TrainRequest(dataset=str(dataset), preset="quick", max_steps=steps, max_tokens=256, seed=seed)
     job = await client.train(request)
     while job.state in (RunState.QUEUED, RunState.RUNNING):
         await asyncio.sleep(POLL_S)
@@ -83,11 +83,15 @@ async def train(client: EngineClient, dataset: Path, steps: int) -> TrainJob:
     return job
 
 
-async def one_handover(client: EngineClient, dataset: Path, steps: int) -> Handover:
-    """Serve, train, serve again; read the journal."""
+async def one_handover(client: EngineClient, dataset: Path, steps: int, seed: int) -> Handover:
+    """Serve, train, serve again; read the journal.
+
+    Args:
+        seed: another one for each handover. The same job gives the same bytes, which are live already then.
+    """
     await serve_once(client, None)
     since = (await client.health()).last_sequence
-    job = await train(client, dataset, steps)
+    job = await train(client, dataset, steps, seed)
     if job.state is not RunState.SUCCEEDED:
         raise SystemExit(f"The job ended {job.state}: {job.reason}")
     await serving(client)
@@ -172,7 +176,7 @@ async def measure(backend: str, steps: int, runs: int, overrides: list[str]) -> 
         async with embedded_engine(config, home), EngineClient(socket_path(home)) as client:
             for number in range(1, runs + 1):
                 print(f"handover {number}/{runs}", file=sys.stderr)
-                results.append(await one_handover(client, dataset, steps))
+                results.append(await one_handover(client, dataset, steps, seed=number))
         return results
 
 

@@ -1,7 +1,8 @@
 """200 random `kill -9` of a whole engine with its model server and trainer. `python -m benchmarks.kills [--json]`
 
 Exits with 1 when something was lost, doubled or left behind, or took longer than its line. The model server is the
-scripted one and the trainer child learns nothing: what is measured is the machinery, and nothing else has the time.
+scripted one, and the trainer child learns nothing: what is measured is the machinery, and nothing else has the time.
+In `--real N` of the rounds it is the real trainer, on a base model of two layers.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def tree_ends(folder: Path) -> list[float]:
     return times
 
 
-def measure(kills: int, seed: int) -> Mapping[str, Any]:
+def measure(kills: int, seed: int, real: int) -> Mapping[str, Any]:
     """All figures. Raises AssertionError when a promise is broken."""
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         folder = Path(name)
@@ -70,7 +71,7 @@ def measure(kills: int, seed: int) -> Mapping[str, Any]:
         ends = tree_ends(folder / "trees")
         rounds = Rounds(Place(folder / "rounds"), seed)
         try:
-            figures = rounds.run(kills).summary()
+            figures = rounds.run(kills, real).summary()
         finally:
             rounds.place.end_all()
     stubborn = {"median": round(median(ends), 3), "max": round(max(ends), 3)}
@@ -83,8 +84,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--real", type=int, default=0, help="rounds with the real trainer")
     options = parser.parse_args()
-    figures = measure(options.kills, options.seed)
+    figures = measure(options.kills, options.seed, options.real)
     print(json.dumps(figures) if options.json else "\n".join(f"{name}: {value}" for name, value in figures.items()))
     late = figures["kill_to_gone_s"]["max"] > GONE_LINE_S or figures["stubborn_tree_gone_s"]["max"] > GONE_LINE_S
     return 1 if late or figures["guardian_start_ms"] > START_LINE_MS else 0

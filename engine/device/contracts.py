@@ -30,6 +30,8 @@ class LiveAdapter:
     """Its digest: the name that requests select it by."""
     directory: str
     """Its immutable directory in the registry."""
+    gguf_sha256: str | None = None
+    """Of the converted form that was published beside it; None where there is none, or nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ class Server(Protocol):
 
     async def unload_adapter(self, name: str) -> None: ...
 
-    async def record(self, adapters: tuple[LiveAdapter, ...]) -> Oracle:
-        """Greedy tokens of the base and of each adapter, as they are now."""
+    async def record(self, adapters: tuple[LiveAdapter, ...], *, base: bool = True) -> Oracle:
+        """Greedy tokens of the base, unless it is left out, and of each adapter, as they are now."""
         ...
 
     async def verify(self, oracle: Oracle) -> None:
@@ -141,6 +143,11 @@ class Trainer(Protocol):
     @property
     def need_mib(self) -> int:
         """Estimate of its peak; proven free before `run`."""
+        ...
+
+    @property
+    def host_mib(self) -> int:
+        """Estimate of what it takes of the machine's memory beside a GPU's; 0 where the device is the machine."""
         ...
 
     @property

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from engine.device.contracts import Memory, MemorySample, ProcessId
 from engine.device.lock import CPU, DeviceLock
-from engine.device.memory import Need, Proof, settle
+from engine.device.memory import HostMemory, Need, Proof, settle
 from engine.device.processes import Ended, boot_id, descendants, end_survivors, read_records
 from engine.errors import DeviceBusyError
 from registry.clock import Clock
@@ -64,6 +64,14 @@ class Ground(Protocol):
         """
         ...
 
+    async def prove_host(self, mib: int, *, margin_mib: int) -> Proof:
+        """Look twice at the machine's own memory, which a trainer on a GPU needs beside the GPU's.
+
+        Without waiting: the kernel has the memory of a process back before it says that the process is gone.
+        Where the device is the machine, `prove` has said it already and this is proven.
+        """
+        ...
+
     def release(self) -> None:
         """Let go of the device. Safe to call twice."""
         ...
@@ -72,9 +80,14 @@ class Ground(Protocol):
 class Machine:
     """The real one. Implements `Ground`."""
 
-    def __init__(self, memory: Memory, home: Path, clock: Clock) -> None:
-        """Touches nothing yet."""
+    def __init__(self, memory: Memory, home: Path, clock: Clock, host: Memory | None = None) -> None:
+        """Touches nothing yet.
+
+        Args:
+            host: the machine's own memory; None is the real one.
+        """
         self._memory = memory
+        self._host = host or HostMemory()
         self._run = home / "run"
         self._clock = clock
         self._lock: DeviceLock | None = None
@@ -127,6 +140,12 @@ class Machine:
         if borrowed:
             known |= {holder.pid for holder in (await self.sample()).holders}
         return await settle(self._memory, Need(mib, margin_mib, known), settle_s, self._clock)
+
+    async def prove_host(self, mib: int, *, margin_mib: int) -> Proof:
+        need = Need(mib, margin_mib)
+        if not self.exact:
+            return Proof(True, "The device is the machine.", mib, need.free_mib, 0)
+        return await settle(self._host, need, 0.0, self._clock)
 
     def release(self) -> None:
         lock, self._lock = self._lock, None

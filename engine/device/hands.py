@@ -77,8 +77,8 @@ class Hands:
                 return Drained(step, await self._parts.admission.drain(limit_s))
             case SleepServer():
                 return await self.server.sleep(step)
-            case ProveMemory(need_mib):
-                return await self._prove(need_mib, step)
+            case ProveMemory():
+                return await self._prove(effect, step)
             case RunTrainer():
                 return await self._run_trainer(effect)
             case Reclaim():
@@ -129,10 +129,14 @@ class Hands:
 
     # --- the trainer ---
 
-    async def _prove(self, need_mib: int, step: int) -> Observation:
-        settings = self._parts.settings
-        proof = await self._parts.ground.prove(
-            need_mib,
+    async def _prove(self, effect: ProveMemory, step: int) -> Observation:
+        ground, settings = self._parts.ground, self._parts.settings
+        host_mib = self._parts.trainers[effect.job_id].host_mib
+        host = await ground.prove_host(host_mib, margin_mib=settings.margin_mib)
+        if not host.proven:  # a sleeping server may hold its weights there: it is stopped then, and this tried again
+            return NotProven(step, f"The trainer does not fit in the machine's memory. {host.reason}")
+        proof = await ground.prove(
+            effect.need_mib,
             margin_mib=settings.margin_mib,
             settle_s=settings.settle_s,
             ours=self.server.ours(),

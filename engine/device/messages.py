@@ -264,9 +264,10 @@ class SleepServer:
 
 @dataclass(frozen=True)
 class ProveMemory:
-    """Wait until the trainer's memory is free, twice in a row."""
+    """Wait until the trainer's memory is free, twice in a row: the device's, and the machine's beside it."""
 
     need_mib: int
+    job_id: str
 
 
 @dataclass(frozen=True)

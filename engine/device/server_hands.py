@@ -212,8 +212,10 @@ class ServerHands:
             ProviderError
         """
         oracles = self._parts.oracles
-        if new := unknown(oracles.get(server.backend), self._parts.live.held):
-            oracles[server.backend] = merged(oracles.get(server.backend), await server.record(new))
+        known = oracles.get(server.backend)
+        if new := unknown(known, self._parts.live.held):
+            # What the base says is known, and stays so: asking it again is time in which nobody is served.
+            oracles[server.backend] = merged(known, await server.record(new, base=known is None))
 
     async def load_one(self, server: Server, adapter: LiveAdapter) -> None:
         """Make an adapter live while the server serves, and unload what is then too much.

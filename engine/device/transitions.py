@@ -179,7 +179,7 @@ def preflight(snapshot: Snapshot, policy: Policy) -> Decision:
         snapshot,
         State.PREFLIGHT,
         f"Waits until {job.need_mib} MiB are free for training job {job.id}.",
-        ProveMemory(job.need_mib),
+        ProveMemory(job.need_mib, job.id),
         Timer(policy.settle_s + MARGIN_S),
         epoch=snapshot.epoch + 1,
         end=None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 from engine.api_device import BackendName, DeviceState
@@ -35,6 +35,16 @@ OWN_FAULT = (ContextOverflowError, ProviderTimeoutError, AdapterUnsupportedError
 """Errors that say by themselves whose fault they are: no death of the server is behind them."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A whole answer, and who gave it."""
+
+    completion: Completion
+    backend: BackendName
+    proven: bool
+    """The server named the very adapter that was asked for, or its base model, and lists that adapter as loaded."""
 
 
 class AdmittedProvider:
@@ -81,6 +91,17 @@ class AdmittedProvider:
             completion = await _through(lease, _provider(lease).generate(request))
             self.answered_by = lease.server.backend
             return completion
+
+    async def answer(self, request: Request) -> Answered:
+        """As `generate`, with what the server says about who answered; asked while it cannot change."""
+        async with self._admitted() as lease:
+            provider = _provider(lease)
+            completion = await _through(lease, provider.generate(request))
+            loaded = await _through(lease, provider.list_adapters()) if request.adapter is not None else ()
+            named = completion.served == (request.adapter or completion.model)
+            return Answered(
+                completion, lease.server.backend, named and (request.adapter is None or request.adapter in loaded)
+            )
 
     async def stream(self, request: Request) -> AsyncIterator[Delta]:
         """The answer in pieces; errors as of `generate`."""

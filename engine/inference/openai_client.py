@@ -91,6 +91,7 @@ class OpenAIProvider:
             prompt_tokens=usage.prompt_tokens if usage else 0,
             completion_tokens=usage.completion_tokens if usage else 0,
             finish_reason=_FINISH.get(choice.finish_reason, "stop"),
+            served=answer.model,
         )
 
     def stream(self, request: Request) -> AsyncIterator[Delta]:
@@ -159,15 +160,20 @@ class OpenAIProvider:
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
-    async def load_adapter(self, name: str, path: str) -> None:
+    async def load_adapter(self, name: str, path: str, gguf_sha256: str | None = None) -> None:
         """Make the adapter directory at `path` selectable as `name`.
+
+        Args:
+            gguf_sha256: digest of the GGUF form that was published in that directory; only our llama.cpp sidecar
+                knows what to do with it.
 
         Raises:
             AdapterRejectedError: not acceptable for this base, or the name is taken by other bytes.
             AdapterUnsupportedError, ProviderError
         """
         self._require_adapters()
-        response = await self.call("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
+        body = {"lora_name": name, "lora_path": path} | ({"gguf_sha256": gguf_sha256} if gguf_sha256 else {})
+        response = await self.call("POST", "/v1/load_lora_adapter", body)
         if response.status_code != 200 and not await self._holds(name, path, response):
             raise _adapter_error(name, response)
         self._adapters |= {name}

@@ -27,16 +27,16 @@ ANSWER_SECONDS = 300.0
 """For a few tokens: the first ones after a start may compile kernels. The owner's deadlines are shorter."""
 
 
-async def record(provider: Provider, models: Sequence[str], tokens: int) -> Oracle:
+async def record(provider: Provider, models: Sequence[str], tokens: int, *, base: str) -> Oracle:
     """Greedy tokens of each model, one after the other, so that none depends on what is decoded beside it.
 
     Args:
-        models: the base model's name, then adapters'.
+        models: names, the base model's or adapters'.
+        base: which of them is the base model's.
 
     Raises:
         ProviderError: it did not answer, or not with the log-probabilities that it was asked for.
     """
-    base = models[0]
     return Oracle(tuple([(name, await _speak(provider, name, base, tokens)) for name in models]))
 
 
@@ -64,7 +64,8 @@ async def verify(provider: Provider, recorded: Oracle, tokens: int, tolerance: f
         OracleMismatchError: names the model and the token.
         ProviderError: it did not answer.
     """
-    said = await record(provider, [model for model, _ in recorded.by_model], tokens)
+    models = [model for model, _ in recorded.by_model]
+    said = await record(provider, models, tokens, base=models[0])
     difference = mismatch(recorded, said, tolerance)
     if difference is not None:
         raise OracleMismatchError(f"The model server does not answer as before: {difference}.")

@@ -64,6 +64,8 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     finish_reason: FinishReason
+    served: str = ""
+    """The model or adapter that the server says answered; empty where it does not say."""
 
 
 @dataclass(frozen=True)

@@ -294,6 +294,13 @@ class DataStore:
         with self.path(digest).open("rb") as file:
             return max(characters(parse_row(line, number)) for number, line in enumerate(file, start=1))
 
+    def learned_rows(self, digest: str) -> int:
+        """How many rows are learned from; 0 where the file is not the one that was written."""
+        if not self.is_whole(digest):
+            return 0
+        with self.path(digest).open("rb") as file:
+            return sum(not parse_row(line, number).held_out for number, line in enumerate(file, start=1))
+
     def is_whole(self, digest: str) -> bool:
         """Whether the file is there with the content that it is named by."""
         try:

@@ -26,6 +26,10 @@ PROCESS_MIB = 620
 """Resident besides the model: torch, transformers, peft, bitsandbytes, and what loading leaves behind."""
 CUDA_MIB = 700
 """Of the GPU: its context, cuBLAS workspaces, kernels."""
+CUDA_HOST_MIB = 2048
+"""Of the machine: an allowance for CUDA's libraries and its context."""
+HALF_BYTES = 2
+"""A weight as it stands in the file of a base model: bfloat16 or float16."""
 NF4_BYTES = 0.52
 """Half a byte, and an 8-bit scale for 64 weights."""
 CHARACTERS_PER_TOKEN = 3.0
@@ -146,6 +150,15 @@ def peak_mib(
     moving = sequences * (activations + answer * _logit_bytes(shape, width))
     process = CUDA_MIB if gpu else PROCESS_MIB
     return math.ceil(process + (base + adapter + FRAGMENTS * moving) / MIB)
+
+
+def host_mib(shape: ModelShape) -> int:
+    """What a trainer on a GPU takes of the machine's memory: its process, CUDA's share, the base on its way through.
+
+    An estimate that nobody has measured: the weights are read in files, and at worst all of them are there at once.
+    """
+    weights = shape.linear_weights + shape.embedding_weights
+    return PROCESS_MIB + CUDA_HOST_MIB + math.ceil(weights * HALF_BYTES / MIB)
 
 
 def _activation_bytes(shape: ModelShape, *, bf16: bool) -> int:

@@ -27,7 +27,7 @@ from engine.training.dataset import (
     from_trajectories,
     read_file,
 )
-from engine.training.estimate import ModelShape, adapter_parameters, read_shape
+from engine.training.estimate import ModelShape, adapter_parameters, host_mib, read_shape
 from engine.training.job_rows import check_free
 from engine.training.jobs import Claimed, NewJob, TrainingJobs
 from engine.training.preview import Room, cpu_has_bf16, need_mib, preview
@@ -152,6 +152,21 @@ class TrainingService:
         self._worker.wake()
         return job
 
+    async def enqueue_longer(self, job: TrainJob, adapter_id: str, epochs: int) -> TrainJob:
+        """Queue a job that begins with the adapter of another and sees that one's very data again.
+
+        Raises:
+            InputError: that would be too few steps to learn anything.
+            ConflictError, RegistryError: the id is taken, or the adapter of the first cannot be begun with.
+        """
+        given = {"adapter_id": adapter_id, "warm_start": job.adapter_id, "epochs": epochs, "rank": None}
+        request = job.request.model_copy(update=given)
+        recipe = recipe_of(request, self._parts.config, await self._parent(request))
+        check_steps(await run_to_end(lambda: self._store.learned_rows(job.data_digest)), recipe)
+        queued = await self.jobs.enqueue(NewJob(request, recipe, job.data_digest))
+        self._worker.wake()
+        return queued
+
     # --- what a user may do to a job; the errors are those of `TrainingJobs` ---
 
     async def cancel(self, job_id: str) -> TrainJob:
@@ -199,9 +214,11 @@ class TrainingService:
             path = Path(request.dataset)
             return await run_to_end(lambda: build(read_file(path), recipe, request.seed))
         known = await self._trajectories.read(request.sessions)
+        shown = Path(request.demonstrations) if request.demonstrations is not None else None
 
         def select() -> Dataset:
             examples, leaking = from_trajectories(known)
+            examples += read_file(shown) if shown is not None else []
             return build(examples, recipe, request.seed, leaking=leaking)
 
         return await run_to_end(select)
@@ -240,7 +257,8 @@ class TrainingService:
             checkpoints=place.checkpoints,
             heartbeat_s=parts.config.device.heartbeat_s,
         )
-        return JobTrainer(parts, claimed, spec, need_mib(shape, claimed.recipe, longest, gpu=room.is_gpu, bf16=bf16))
+        need = need_mib(shape, claimed.recipe, longest, gpu=room.is_gpu, bf16=bf16)
+        return JobTrainer(parts, claimed, spec, need, host_mib(shape) if room.is_gpu else 0)
 
 
 async def clear_published(home: Path, jobs: TrainingJobs) -> None:

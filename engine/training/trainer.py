@@ -84,13 +84,15 @@ class JobTrainer:
     Args:
         spec: complete but for what an attempt changes.
         need_mib: estimate of the peak, of the recipe as it is in the spec.
+        host_mib: estimate of what it takes of the machine's memory where the device is a GPU.
     """
 
-    def __init__(self, parts: Parts, claimed: Claimed, spec: TrainSpec, need_mib: int) -> None:
+    def __init__(self, parts: Parts, claimed: Claimed, spec: TrainSpec, need_mib: int, host_mib: int = 0) -> None:
         self._parts = parts
         self._claimed = claimed
         self._spec = spec
         self._need_mib = need_mib
+        self._host_mib = host_mib
         self._place = Workplace.of_job(parts.home, claimed.job.id)
         self._child: Guarded | None = None
         self._heard = Heard()
@@ -114,6 +116,11 @@ class JobTrainer:
     def need_mib(self) -> int:
         """Estimate of its peak."""
         return self._need_mib
+
+    @property
+    def host_mib(self) -> int:
+        """Estimate of what it takes of the machine's memory beside a GPU's."""
+        return self._host_mib
 
     @property
     def process(self) -> ProcessId | None:
@@ -324,7 +331,7 @@ class JobTrainer:
             await self.settle(Ending.FAILED, f"The adapter could not be published: {error}")
         else:
             self._settled = True
-            self._live = LiveAdapter(loadable.adapter.digest, str(loadable.directory))
+            self._live = LiveAdapter(loadable.adapter.digest, str(loadable.directory), loadable.gguf_sha256)
             await run_to_end(self._place.remove)
 
 

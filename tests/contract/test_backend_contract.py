@@ -18,9 +18,15 @@ import pytest_asyncio
 from backends import BACKENDS, MODEL, Running, request, serving, write_adapter
 from support.shared_weights import shared_weights
 
+from engine.api_device import BackendName
+from engine.config import load_config
 from engine.device.contracts import LiveAdapter, Oracle, OracleMismatchError
 from engine.errors import AdapterRejectedError, ContextOverflowError, ProviderError
+from engine.inference.model_files import model_path
 from engine.inference.servers.recipe import put_to_sleep, wake_up
+from engine.inference.sidecar.lora_gguf import convert, read_base
+from registry.blobs import GGUF, file_digest
+from registry.safeload import AdapterLimits
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 REPORT = "Report your sampling settings, please, and then tell me a story of the sea."
@@ -278,6 +284,41 @@ async def test_a_wake_is_verified_by_what_was_recorded_before(server: Running, a
         await server.server.verify(Oracle(((base, said), (first, at_second), (second, at_first))))
     for adapter in (one, two):
         await server.server.unload_adapter(adapter.name)
+
+
+def _with_form_of(directory: Path, other: Path, target: Path) -> str:
+    """A copy of one adapter that has the GGUF form of another one in it; gives the form's digest."""
+    shutil.copytree(directory, target)
+    base = read_base(model_path(load_config(target / "none.toml", [])))
+    convert(other, base, AdapterLimits(1 << 26, 64), target / GGUF)
+    return file_digest(target / GGUF)
+
+
+async def test_the_published_gguf_form_is_loaded_where_it_is_whole_and_by_llamacpp_only(
+    server: Running, adapters: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Directory of one adapter, form of another one: whose answers come says which of them was loaded."""
+    one, two = (LiveAdapter(name, str(path)) for name, path in zip(("f1", "f2"), adapters, strict=True))
+    digest = await asyncio.to_thread(_with_form_of, *adapters, tmp_path / "copy")
+    published = LiveAdapter("f3", str(tmp_path / "copy"), digest)
+    # The sidecar knows adapters by the bytes of their directories: what shares them would be the same to it.
+    await server.server.load_adapter(published)
+    ((_, with_form),) = (await server.server.record((published,), base=False)).by_model
+    await server.server.unload_adapter(published.name)
+    damaged = LiveAdapter("f4", str(tmp_path / "copy"), "0" * 64)
+    await server.server.load_adapter(damaged)
+    ((_, without),) = (await server.server.record((damaged,), base=False)).by_model
+    await server.server.unload_adapter(damaged.name)
+    for adapter in (one, two):
+        await server.server.load_adapter(adapter)
+    (_, of_one), (_, of_two) = (await server.server.record((one, two), base=False)).by_model
+    for adapter in (one, two):
+        await server.server.unload_adapter(adapter.name)
+    if server.spec.checks_shapes:  # the scripted one says the same with each
+        assert of_one != of_two
+        llama = server.server.backend is BackendName.LLAMACPP
+        assert with_form == (of_two if llama else of_one)
+        assert without == of_one, "a form that is not the published one is never loaded"
 
 
 async def test_a_wake_from_level_2_reads_the_weights_again(server: Running) -> None:

@@ -57,7 +57,8 @@ def check_end(place: Place, engine: WholeEngine) -> None:
 def test_the_points_are_those_of_the_program() -> None:
     assert set(POINT_OF.values()) <= POINTS
     assert {point for point in POINTS if point.startswith("device.")} - set(POINT_OF.values()) == {
-        "device.trainer_spawned"  # after 6, when its pid is about to be recorded
+        "device.trainer_spawned",  # after 6, when its pid is about to be recorded
+        "device.artefact_renamed",  # before 7, in the trainer: its output is whole, and nobody has been told
     }
 
 
@@ -110,6 +111,23 @@ def test_the_real_trainer_goes_on_from_its_checkpoint_in_the_next_engine(tmp_pat
         assert adapter["rank"] == 8
         digests = [path.name for path in (place.home / "adapters").iterdir()]
         assert engine.device()["adapters"] == digests, "it is live in the server that serves"
+
+
+def test_the_real_trainer_killed_right_after_it_renamed_its_artefact(tmp_path: Path) -> None:
+    """Whole, and nobody was told: the trainer and then its engine are killed there. The next engine publishes once."""
+    place = Place(tmp_path, play=None)
+    with whole_engine(place, *SMALL_STEPS, trainer_crash_at="device.artefact_renamed:1") as engine:
+        engine.wait_ready()
+        engine.train(place.data, "mine", max_steps=12)
+        engine.until(lambda: bool(list((place.home / "training" / "jobs").glob("*/output/adapter_model.safetensors"))))
+        engine.kill()
+    assert place.survivors() == []
+    with whole_engine(place, *SMALL_STEPS) as engine:
+        engine.wait_ready()
+        for job in engine.until_settled():
+            if job["state"] != "succeeded":  # the engine lived long enough to say that its trainer had been killed
+                engine.http.post(f"/jobs/{job['id']}/retry")
+        check_end(place, engine)
 
 
 def test_control_a_server_without_a_guardian_outlives_its_engine(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """200 random kill -9 of the whole thing end in SERVING, or in a FAULT that says why: no survivor, no lost job (P1, P3).
 
-Real engine, guardians, scripted model server; the trainer child speaks the real one's protocol and learns nothing.
-RUNE_KILLS sets the number of rounds; `benchmarks/kills.py` runs 200 and writes the figures down.
+Real engine, guardians, scripted model server; the trainer child speaks the real one's protocol and learns nothing,
+but in RUNE_KILLS_REAL of the rounds, where it is the real one on a tiny base model. RUNE_KILLS sets the number of
+rounds; `benchmarks/kills.py` runs 200 and writes the figures down.
 """
 
 from __future__ import annotations
@@ -14,22 +15,24 @@ from support.kill_rounds import Rounds
 from support.whole_engine import TRAINS, Place, whole_engine
 
 KILLS = int(os.environ.get("RUNE_KILLS", "12"))
+REAL = int(os.environ.get("RUNE_KILLS_REAL", "2"))
 SEED = int(os.environ.get("RUNE_KILLS_SEED", "1"))
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.timeout(120 + 15 * KILLS)
+@pytest.mark.timeout(180 + 15 * KILLS + 60 * REAL)
 # A connection to an engine that is killed in that moment is left to the garbage collector by the HTTP library.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_random_kills_of_the_whole_thing_lose_nothing_and_leave_nobody(tmp_path: Path) -> None:
     rounds = Rounds(Place(tmp_path, TRAINS), SEED)
     try:
-        figures = rounds.run(KILLS)
+        figures = rounds.run(KILLS, REAL)
     finally:
         rounds.place.end_all()
     assert figures.kills.total() >= KILLS
+    assert figures.real_rounds == REAL
 
 
 @pytest.mark.timeout(120)

@@ -1,5 +1,5 @@
 """★C5: the registry against a dict, by a Hypothesis state machine: publish, archive, move, score, query, lineage, gc,
-reopen, and reopen after a crash in the middle of a publish.
+aliases, rollback, undo, redo, reopen, and reopen after a crash in the middle of a publish.
 
 RUNE_C5=EXAMPLES:STEPS sets other numbers; 500:50 are those of the promise.
 """
@@ -57,6 +57,18 @@ class Modelled:
     scores: int = 0
 
 
+@dataclass(frozen=True)
+class Step:
+    """One change of the model, and what was there before it."""
+
+    name: str
+    """Of the adapter; empty for a rollback."""
+    before: Modelled | None
+    after: Modelled | None
+    aliases_before: dict[str, str]
+    aliases_after: dict[str, str]
+
+
 class Crash(BaseException):
     """The process ends here, as far as the registry can tell."""
 
@@ -69,6 +81,9 @@ class RegistryMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.model: dict[str, Modelled] = {}
+        self.aliases: dict[str, str] = {}
+        self.done: list[Step] = []
+        self.undone: list[Step] = []
         self.loop = asyncio.new_event_loop()
         self.root = Path(tempfile.mkdtemp(prefix="c5-"))
         self.stack = AsyncExitStack()
@@ -117,7 +132,22 @@ class RegistryMachine(RuleBasedStateMachine):
 
     def note(self, name: str, seed: int, task: str, parents: list[str]) -> None:
         generation = max((self.model[parent].generation + 1 for parent in parents), default=0)
-        self.model[name] = Modelled(seed, task, tuple(parents), generation)
+        new = Modelled(seed, task, tuple(parents), generation)
+        self.commit(name, new, before=replace(new, archived=True))
+
+    def commit(
+        self, name: str, after: Modelled | None, aliases: dict[str, str] | None = None, before: Modelled | None = None
+    ) -> None:
+        """A change was done; `before` where undo leads elsewhere than back."""
+        aliases = self.aliases if aliases is None else aliases
+        self.done.append(Step(name, before or self.model.get(name), after, self.aliases, aliases))
+        self.undone.clear()
+        self.lay(name, after, aliases)
+
+    def lay(self, name: str, known: Modelled | None, aliases: dict[str, str]) -> None:
+        if known is not None:
+            self.model[name] = known
+        self.aliases = aliases
 
     @rule(name=NAMES, seed=SEEDS, crash=st.booleans())
     def reopen(self, name: str, seed: int, crash: bool) -> None:
@@ -150,9 +180,40 @@ class RegistryMachine(RuleBasedStateMachine):
             return
         match what:
             case "archive" | "restore":
-                self.model[name] = replace(known, archived=what == "archive")
+                if known.archived != (what == "archive"):
+                    kept = {alias: target for alias, target in self.aliases.items() if target != name}
+                    self.commit(name, replace(known, archived=what == "archive"), kept)
+            case "promote":
+                self.commit(name, replace(known, tier=TIERS[known.tier.level + 1]), self.crowned(name, known.task_type))
             case _:
-                self.model[name] = replace(known, tier=TIERS[known.tier.level + WAY[what]])
+                self.commit(name, replace(known, tier=TIERS[known.tier.level - 1]))
+
+    def crowned(self, name: str, task: str) -> dict[str, str]:
+        champion = self.aliases.get(f"{task}@champion")
+        if champion == name:
+            return self.aliases
+        return present(self.aliases | {f"{task}@champion": name, f"{task}@previous": champion})
+
+    @rule(task=TASKS, what=st.sampled_from(["rollback", "undo", "undo", "redo"]))
+    def step(self, task: str, what: str) -> None:
+        match what:
+            case "rollback":
+                champion, previous = (self.aliases.get(f"{task}@{role}") for role in ("champion", "previous"))
+                error = None if champion or previous else TransitionRefused
+                self.expect(self.house.registry.rollback(task), error)
+                if error is None:
+                    turned = {f"{task}@champion": previous, f"{task}@previous": champion}
+                    self.commit("", None, present(self.aliases | turned))
+            case "undo":
+                self.expect(self.house.registry.undo(), None if self.done else TransitionRefused)
+                if self.done:
+                    self.undone.append(step := self.done.pop())
+                    self.lay(step.name, step.before, step.aliases_before)
+            case _:
+                self.expect(self.house.registry.redo(), None if self.undone else TransitionRefused)
+                if self.undone:
+                    self.done.append(step := self.undone.pop())
+                    self.lay(step.name, step.after, step.aliases_after)
 
     def refusal(self, known: Modelled | None, what: str) -> type[RegistryError] | None:
         if known is None:
@@ -165,7 +226,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def score(self, name: str, fitness: float) -> None:
         self.expect(self.house.registry.update_fitness(name, fitness), None if name in self.model else AdapterNotFound)
         if known := self.model.get(name):
-            self.model[name] = replace(known, fitness=fitness, scores=known.scores + 1)
+            self.commit(name, replace(known, fitness=fitness, scores=known.scores + 1))
 
     @rule()
     def collect(self) -> None:
@@ -221,10 +282,15 @@ class RegistryMachine(RuleBasedStateMachine):
             name: (known.task_type, known.parents, known.generation, known.tier, known.fitness, known.archived)
             for name, known in self.model.items()
         }
+        assert self.run(self.house.registry.get_aliases()) == self.aliases
         directories = {path.name for path in (self.root / "adapters").glob("*") if len(path.name) == 64}
         assert {adapter.digest for adapter in page.items} <= directories
         by_seed = {self.model[adapter.id].seed: adapter.digest for adapter in page.items}
         assert all(by_seed[self.model[adapter.id].seed] == adapter.digest for adapter in page.items)
+
+
+def present(aliases: dict[str, str | None]) -> dict[str, str]:
+    return {alias: target for alias, target in aliases.items() if target is not None}
 
 
 def seen(adapter: Adapter) -> tuple[object, ...]:
@@ -292,9 +358,32 @@ def promotes_what_is_archived(machine: RegistryMachine) -> None:
     registry.promote = careless  # type: ignore[assignment,method-assign]  # the planted bug
 
 
+def undoes_the_tier_alone(machine: RegistryMachine) -> None:
+    """The champion stays although its promotion is taken back."""
+    registry = machine.house.registry
+    honest = registry.undo
+
+    async def careless() -> object:
+        aliases = await registry.get_aliases()
+        done = await honest()
+        for alias, target in aliases.items():
+            await machine.house.db.write(
+                lambda tx, row=(alias, target): (
+                    tx.execute(  # type: ignore[misc]  # the loop's values, bound
+                        "INSERT OR REPLACE INTO adapter_aliases VALUES (?, ?, 'now')", row
+                    ).rowcount
+                )
+            )
+        return done
+
+    registry.undo = careless  # type: ignore[assignment,method-assign]  # the planted bug
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("bug", [forgets_to_restore, collects_what_is_archived, promotes_what_is_archived])
+@pytest.mark.parametrize(
+    "bug", [forgets_to_restore, collects_what_is_archived, promotes_what_is_archived, undoes_the_tier_alone]
+)
 def test_c5_negative_control_a_planted_bug_is_found(tmp_path: Path, bug: Callable[[RegistryMachine], None]) -> None:
     class Broken(RegistryMachine):
         def plant(self) -> None:

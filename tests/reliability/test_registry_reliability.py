@@ -310,9 +310,10 @@ class CommitRecorder(MemoryRecorder):
 
 
 def is_durable_order(log: list[tuple[str, str]], root: Path) -> bool:
-    """write < fsync of the same file < rename < fsync of the root < transaction < COMMIT."""
+    """write < fsync of the same file < rename < fsync of the root < transaction < COMMIT, of each event."""
     kinds = [kind for kind, _ in log]
-    if kinds.count("rename") != 1 or kinds[-2:] != ["transaction", "COMMIT"]:
+    told = kinds.count("transaction")
+    if kinds.count("rename") != 1 or not told or kinds[-2 * told :] != ["transaction"] * told + ["COMMIT"] * told:
         return False
     rename = kinds.index("rename")
     written = {path for kind, path in log if kind == "write"}

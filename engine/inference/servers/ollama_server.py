@@ -133,9 +133,10 @@ class OllamaServer:
     async def unload_adapter(self, name: str) -> None:
         """There is none."""
 
-    async def record(self, adapters: tuple[LiveAdapter, ...]) -> Oracle:
+    async def record(self, adapters: tuple[LiveAdapter, ...], *, base: bool = True) -> Oracle:
         """The base's greedy answer, as text: Ollama's client gives no log-probabilities."""
-        return await answers.record(self.provider, [self._config.model.base_id], self._config.device.oracle_tokens)
+        name = self._config.model.base_id
+        return await answers.record(self.provider, [name] if base else [], self._config.device.oracle_tokens, base=name)
 
     async def verify(self, oracle: Oracle) -> None:
         """Compare with what was recorded.

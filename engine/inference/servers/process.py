@@ -246,7 +246,9 @@ class ProcessServer:
         if adapter.name in await provider.list_adapters():
             return
         try:
-            await provider.load_adapter(adapter.name, adapter.directory)
+            await provider.load_adapter(
+                adapter.name, adapter.directory, adapter.gguf_sha256 if self._recipe.loads_gguf else None
+            )
         except AdapterRejectedError:
             if known is None:
                 del self._digests[adapter.name]
@@ -256,14 +258,16 @@ class ProcessServer:
         """Forget an adapter; one that is not loaded is no error."""
         await self.provider.unload_adapter(name)
 
-    async def record(self, adapters: tuple[LiveAdapter, ...]) -> Oracle:
-        """Greedy tokens of the base and of each adapter, as they are now.
+    async def record(self, adapters: tuple[LiveAdapter, ...], *, base: bool = True) -> Oracle:
+        """Greedy tokens of the base, unless it is left out, and of each adapter, as they are now.
 
         Raises:
             ProviderError
         """
-        models = [self._config.model.base_id, *(adapter.name for adapter in adapters)]
-        return await answers.record(self.provider, models, self._config.device.oracle_tokens)
+        name, names = self._config.model.base_id, [adapter.name for adapter in adapters]
+        return await answers.record(
+            self.provider, [name, *names] if base else names, self._config.device.oracle_tokens, base=name
+        )
 
     async def verify(self, oracle: Oracle) -> None:
         """Compare with what was recorded.

@@ -63,6 +63,11 @@ class Recipe(Protocol):
         """Whether its start is only done once it has proven that a JSON schema constrains it."""
         ...
 
+    @property
+    def loads_gguf(self) -> bool:
+        """Whether it may take an adapter's published GGUF form in place of converting its directory anew."""
+        ...
+
     async def start(self, place: Place) -> Start:
         """Its command line and environment; first makes what it needs, which may take minutes.
 

@@ -49,6 +49,11 @@ class SidecarRecipe:
         """A script has no grammar, and rules that count how often they were asked."""
         return self.backend is not BackendName.SCRIPTED
 
+    @property
+    def loads_gguf(self) -> bool:
+        """The form that is published is llama.cpp's."""
+        return self.backend is BackendName.LLAMACPP
+
     async def start(self, place: Place) -> Start:
         """The command line is the configuration's; the key comes by the environment, which only its user can read."""
         arguments = [sys.executable, "-P", "-m", "engine.inference.sidecar", "--backend", self.backend]

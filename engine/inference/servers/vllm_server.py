@@ -80,6 +80,10 @@ class VllmRecipe:
     def probes_grammar(self) -> bool:
         return True
 
+    @property
+    def loads_gguf(self) -> bool:
+        return False
+
     async def start(self, place: Place) -> Start:
         """Its command line; unpacks the base weights first where they are not ready."""
         installed = await run_to_end(lambda: find_vllm(self.config, self.home))

@@ -221,7 +221,7 @@ def _add_adapters(app: FastAPI, backend: Backend, model: str) -> None:
     async def load(body: wire.LoadAdapter) -> Response:
         if body.lora_name == model:
             raise BadRequestError(f"The name '{model}' is that of the base model.")
-        await backend.load_adapter(body.lora_name, body.lora_path)
+        await backend.load_adapter(body.lora_name, body.lora_path, body.gguf_sha256)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     @app.post("/v1/unload_lora_adapter")

@@ -161,8 +161,11 @@ class Backend(Protocol):
         """
         ...
 
-    async def load_adapter(self, name: str, path: str) -> None:
+    async def load_adapter(self, name: str, path: str, gguf_sha256: str | None = None) -> None:
         """Make the PEFT directory at `path` selectable as `name`; the same name with the same bytes is no change.
+
+        Args:
+            gguf_sha256: of the GGUF form that was published in that directory; a backend may load that one.
 
         Raises:
             BadRequestError: not acceptable for this base, or the name is taken by other weights.

@@ -102,7 +102,7 @@ class DecodeBackend:
         task = await self._in_thread(partial(self._enqueue, job, adapter and adapter.digest, sink))
         return Generation(len(task.prompt), _pieces(pieces), task.cancelled.set)
 
-    async def load_adapter(self, name: str, path: str) -> None:
+    async def load_adapter(self, name: str, path: str, gguf_sha256: str | None = None) -> None:
         async with self._changing:
             self._require_awake()
             digest = await asyncio.to_thread(directory_digest, path)
@@ -113,7 +113,7 @@ class DecodeBackend:
             if known is not None:
                 raise BadRequestError(f"The lora adapter '{name}' has already been loaded with other weights.")
             file = self._scratch / f"{digest}{self._runtime.adapter_suffix}"
-            await asyncio.to_thread(self._prepare, path, file)
+            await asyncio.to_thread(self._prepare, path, file, gguf_sha256)
             await self._attach(digest, file)
             self._adapters[name] = _Adapter(path, digest, file)
             if len(self._adapters) > self._settings.max_adapters:
@@ -158,9 +158,9 @@ class DecodeBackend:
         """The adapters stand in the order of their last use; the first is the first to go."""
         self._adapters[name] = self._adapters.pop(name)
 
-    def _prepare(self, path: str, file: Path) -> None:
+    def _prepare(self, path: str, file: Path, gguf_sha256: str | None) -> None:
         try:
-            self._runtime.prepare(Path(path), file)
+            self._runtime.prepare(Path(path), file, gguf_sha256)
         except AdapterRejected as error:
             raise BadRequestError(f"The adapter is not acceptable: {error}") from error
 

@@ -5,12 +5,14 @@ Not thread-safe: one thread owns them all. Each frees its memory in `close`, and
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import llama_cpp._utils as _opened
 import llama_cpp.llama_cpp as _api
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,9 @@ from engine.inference.sidecar.runtime import Entry
 
 api: Any = _api
 """The bindings' annotations contradict what ctypes takes and gives, so they are not used."""
+
+for _null in (_opened.outnull_file, _opened.errnull_file):
+    atexit.register(_null.close)  # the bindings open both when they are imported and never close them
 
 PIECE_BYTES = 256
 """Room for one token's text; longer ones are asked for again with the size that llama.cpp names."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +14,12 @@ from engine.inference.sidecar.decode_schedule import CHUNK
 from engine.inference.sidecar.llama_native import Context, Lora, Model
 from engine.inference.sidecar.llama_sampling import Sampler
 from engine.inference.sidecar.lora_gguf import BaseFacts, convert, read_base
+from engine.inference.sidecar.published_gguf import take_over
 from engine.inference.sidecar.runtime import Entry
+from registry.errors import AdapterRejected
 from registry.safeload import AdapterLimits
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class LlamaRuntime:
             context = Context(model, settings.context_tokens, settings.parallel, batch, settings.threads)
             context.decode([Entry(max(model.bos(), 0), 0, 0, True)])
             context.keep(0, 0)
+            with suppress(AdapterRejected):  # a base without adapters is none the worse for it
+                _ = self._base  # read now, while nobody waits; the first adapter would wait for it
         except BackendError:
             if context is not None:
                 context.close()
@@ -54,8 +62,14 @@ class LlamaRuntime:
             raise
         return model, context
 
-    def prepare(self, directory: Path, file: Path) -> None:
-        convert(directory, self._base, self._settings.limits, file)
+    def prepare(self, directory: Path, file: Path, gguf_sha256: str | None) -> None:
+        limits = self._settings.limits
+        if gguf_sha256 is not None:
+            problem = take_over(directory, gguf_sha256, self._base, limits.max_bytes, file)
+            if not problem:
+                return
+            log.warning("the GGUF form of %s is not used, it is converted anew: %s", directory.name, problem)
+        convert(directory, self._base, limits, file)
 
     def attach(self, model: Model, file: Path) -> Lora:
         return Lora(model, file)

@@ -29,6 +29,8 @@ from registry.safeload import AdapterLimits, TensorInfo, check_pairs, load_tenso
 
 HALVES_TO_PAIRS: Mapping[str, bool] = {"llama": True, "qwen2": False, "qwen3": False}
 """Architectures that can be converted, and whether their q and k rows are reordered."""
+HEADS, KV_HEADS = "rune.base.head_count", "rune.base.head_count_kv"
+"""Settings of our own, which llama.cpp passes over: what the order of the rows was made for."""
 _LINEAR = re.compile(r"blk\.\d+\.(attn_q|attn_k|attn_v|attn_output|ffn_gate|ffn_up|ffn_down)|output")
 
 
@@ -66,6 +68,11 @@ def read_base(path: Path) -> BaseFacts:
     names = {name.removesuffix(".weight"): shape for name, shape in header.shapes.items()}
     shapes = {name: (shape[1], shape[0]) for name, shape in names.items() if _LINEAR.fullmatch(name)}
     return BaseFacts(architecture, layers, heads, kv_heads, shapes)
+
+
+def base_settings(base: BaseFacts) -> dict[str, str | int]:
+    """The settings of a converted adapter that say which kind of base it was made for."""
+    return {gguf.Keys.General.ARCHITECTURE: base.architecture, HEADS: base.heads, KV_HEADS: base.kv_heads}
 
 
 def convert(adapter: Path, base: BaseFacts, limits: AdapterLimits, target: Path) -> None:
@@ -116,6 +123,8 @@ def _architecture(name: str) -> gguf.MODEL_ARCH:
 
 def _writer(target: Path, base: BaseFacts, config: AdapterConfig) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(target, base.architecture)
+    writer.add_uint32(HEADS, base.heads)
+    writer.add_uint32(KV_HEADS, base.kv_heads)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     # llama.cpp always divides by the rank; for rsLoRA the same number must come out.

@@ -126,8 +126,11 @@ class Runtime(Protocol):
         """
         ...
 
-    def prepare(self, directory: Path, file: Path) -> None:
+    def prepare(self, directory: Path, file: Path, gguf_sha256: str | None) -> None:
         """Check the PEFT directory and write what `attach` reads. Blocks; may run in any thread.
+
+        Args:
+            gguf_sha256: of the form that was published in the directory, which may be written in its place.
 
         Raises:
             AdapterRejected: it is not acceptable, or does not fit the base model; names the check.

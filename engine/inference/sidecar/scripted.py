@@ -124,7 +124,7 @@ class ScriptedBackend:
         cut = len(words) > limit
         yield Piece(scanner.flush(), finish=Finish.LENGTH if cut else Finish(answer.rule.finish_reason))
 
-    async def load_adapter(self, name: str, path: str) -> None:
+    async def load_adapter(self, name: str, path: str, gguf_sha256: str | None = None) -> None:
         self._require_awake()
         async with self._loading:
             digest = await asyncio.to_thread(self._digest_of, path)

@@ -60,7 +60,7 @@ class TransformersRuntime:
             raise
         return model, context
 
-    def prepare(self, directory: Path, file: Path) -> None:
+    def prepare(self, directory: Path, file: Path, gguf_sha256: str | None) -> None:
         """Write the checked tensors anew: PEFT's own reader is never given a stranger's file."""
         limits = self._settings.limits
         config = read_config(directory, limits)

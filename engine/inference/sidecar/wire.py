@@ -112,6 +112,8 @@ class CompletionRequest(_Sampling):
 class LoadAdapter(_Body):
     lora_name: Name
     lora_path: Annotated[str, Field(min_length=1, max_length=4096)]
+    gguf_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Ours, not vLLM's: digest of the GGUF form that was published in the directory."""
 
 
 class UnloadAdapter(_Body):

@@ -35,4 +35,5 @@ def write_output(output: Path, weights: Mapping[str, Tensor], config: bytes) -> 
         shutil.rmtree(output)
     crash_point("output.before_rename")
     partial.rename(output)
+    crash_point("device.artefact_renamed")
     sync_directory(output.parent)

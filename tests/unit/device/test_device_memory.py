@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.device.contracts import MemoryHolder, MemorySample
+from engine.device.ground import Machine
 from engine.device.memory import (
     MIB,
     HostMemory,
@@ -31,6 +32,34 @@ from registry.clock import SeededClock, SystemClock
 TOTAL = 24_000
 NEED = Need(10_000, 400)
 """10,500 MiB with its margin of 5 %."""
+
+
+@dataclass
+class FakeMemory:
+    """A device or a machine whose looks are given; the last one repeats."""
+
+    device_id: str
+    free: list[int]
+
+    async def sample(self) -> MemorySample:
+        return MemorySample(self.free.pop(0) if len(self.free) > 1 else self.free[0], TOTAL)
+
+
+@pytest.mark.parametrize(
+    ("free", "fits"), [([11_000], True), ([10_400], False), ([11_000, 10_400], False), ([10_400, 11_000], False)]
+)
+async def test_on_a_gpu_the_machines_memory_is_proven_too(tmp_path: Path, free: list[int], fits: bool) -> None:
+    """PREFLIGHT of 2.2: a trainer needs memory of the machine beside the GPU's. Both of two looks must show it."""
+    device, host = FakeMemory("gpu-a", [TOTAL]), FakeMemory("cpu", free)
+    machine = await asyncio.to_thread(Machine, device, tmp_path, SystemClock(), host)
+    proof = await machine.prove_host(10_000, margin_mib=400)
+    assert proof.proven is fits
+    assert "10500 MiB are needed" in proof.reason
+
+
+async def test_where_the_device_is_the_machine_nothing_is_proven_twice(tmp_path: Path) -> None:
+    machine = await asyncio.to_thread(Machine, FakeMemory("cpu", [1]), tmp_path, SystemClock(), FakeMemory("cpu", [1]))
+    assert (await machine.prove_host(10_000, margin_mib=400)).proven
 
 
 def samples(*free: int, holders: tuple[MemoryHolder, ...] = ()) -> list[MemorySample]:

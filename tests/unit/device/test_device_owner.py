@@ -70,6 +70,8 @@ async def test_a_handover_sleeps_trains_publishes_wakes_and_verifies(tmp_path: P
             "verifying", "serving",
         ]  # fmt: skip
         log = stage.world.log
+        assert log.count("scripted record") == 1, "while people wait, the base is not asked what is known of it"
+        assert "scripted record new only" in log
         order = ["scripted sleep", "prove 6000", "trainer run", "trainer ended", "publish", "scripted wake"]
         order += ["scripted verify", "scripted load new"]
         places = [log.index(entry) for entry in order]
@@ -199,6 +201,23 @@ async def test_a_trainer_that_never_fits_is_refused_with_the_numbers_and_the_mod
         assert not end.succeeded and "50000" in end.reason and trainer.published == 1
         assert "trainer run" not in stage.world.log
         assert await stage.ask() == "a"
+
+
+async def test_a_trainer_that_does_not_fit_in_the_machines_memory_is_refused_too(tmp_path: Path) -> None:
+    """PREFLIGHT of 2.2, on a GPU machine: there is room on the GPU, and none beside it."""
+    async with staged(tmp_path) as stage:
+        await stage.ask()
+        stage.world.host_free_mib = 3_000
+        trainer = FakeTrainer(stage.world)
+        trainer.host_mib = 4_000
+        end = await stage.device.train(trainer)
+        assert not end.succeeded and trainer.published == 1
+        assert "does not fit in the machine's memory" in end.reason and "4000" in end.reason and "3000" in end.reason
+        assert "trainer run" not in stage.world.log
+        assert await stage.ask() == "a"
+        trainer = FakeTrainer(stage.world, "small")
+        trainer.host_mib = 2_000
+        assert (await stage.device.train(trainer)).succeeded
 
 
 async def test_a_foreign_process_fails_the_job_and_is_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from engine.api_models import PhaseName
 from engine.device.contracts import LiveAdapter
 from engine.errors import DeviceBusyError, ProviderError, RequestAbortedError
 from engine.inference.admitted import AdmittedProvider
-from engine.inference.provider import Delta, Message, Request, Sampling
+from engine.inference.provider import Completion, Delta, Message, Request, Sampling
 from engine.pipeline.generate import MAX_ABORTS, Call, generate
 from engine.pipeline.limits import Stopwatch, TokenBudget
 from engine.pipeline.turns import Ask
@@ -156,3 +157,41 @@ async def test_waiting_for_the_model_is_not_the_session_s_time() -> None:
             with watch.paused():
                 pass
             await asyncio.sleep(1)
+
+
+class Named(ScriptedProvider):
+    """Says who answered, truly or not, and which adapters it has."""
+
+    def __init__(self, served: str, loaded: tuple[str, ...]) -> None:
+        super().__init__(in_turn(["answer"]))
+        self._served = served
+        self._loaded = loaded
+
+    async def generate(self, request: Request) -> Completion:
+        return replace(await super().generate(request), served=self._served)
+
+    async def list_adapters(self) -> tuple[str, ...]:
+        return self._loaded
+
+
+@pytest.mark.parametrize(
+    ("asked", "served", "loaded", "proven"),
+    [
+        (None, "scripted", (), True),
+        (None, "digest", ("digest",), False),
+        ("digest", "digest", ("digest",), True),
+        ("digest", "scripted", ("digest",), False),
+        ("digest", "digest", ("other",), False),
+        ("digest", "", ("digest",), False),
+    ],
+)
+async def test_an_answer_is_proven_by_what_the_server_says(
+    tmp_path: Path, asked: str | None, served: str, loaded: tuple[str, ...], proven: bool
+) -> None:
+    """A81: who answered is what the server named and lists, never what was asked for."""
+    async with staged(tmp_path) as stage:
+        for server in (stage.server, stage.other):
+            cast("Any", server).provider = Named(served, loaded)
+        adapter = LiveAdapter(asked, f"/adapters/{asked}") if asked else None
+        answered = await AdmittedProvider(stage.device, "scripted", adapter).answer(replace(REQUEST, adapter=asked))
+    assert (answered.completion.text, answered.backend, answered.proven) == ("answer", BackendName.SCRIPTED, proven)

@@ -26,7 +26,7 @@ class Recorder:
     def load(self) -> tuple[Any, Any]:
         return self, self
 
-    def prepare(self, directory: Path, file: Path) -> None:
+    def prepare(self, directory: Path, file: Path, gguf_sha256: str | None) -> None:
         raise AssertionError("no adapter is loaded here")
 
     def attach(self, model: Any, file: Path) -> Any:

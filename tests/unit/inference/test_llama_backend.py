@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -85,6 +87,15 @@ async def test_a_file_that_is_no_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="cannot load"):
         await backend.start()
     await backend.aclose()
+
+
+def test_the_bindings_leave_no_file_open_at_the_end() -> None:
+    """They open /dev/null twice at their import; without our doing the interpreter complains when it ends."""
+    script = "import engine.inference.sidecar.llama_native"
+    done = subprocess.run(
+        [sys.executable, "-W", "default::ResourceWarning", "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "unclosed" not in done.stderr
 
 
 def test_the_error_for_a_long_prompt_is_worded_as_clients_expect() -> None:

@@ -295,7 +295,10 @@ def test_negative_control_a_resume_that_forgets_differs(house: House, whole: Run
     assert resumed.result != whole.result
 
 
-@pytest.mark.parametrize("point", ["checkpoint.before_rename:2", "checkpoint.after_rename:2", "output.before_rename:1"])
+@pytest.mark.parametrize(
+    "point",
+    ["checkpoint.before_rename:2", "checkpoint.after_rename:2", "output.before_rename:1", "device.artefact_renamed:1"],
+)
 def test_a_crash_around_a_rename_loses_nothing(house: House, whole: Run, point: str) -> None:
     spec = house.spec(point.replace(":", "-"))
     killed = house.train(spec, environment={"RUNE_CRASH_AT": point})

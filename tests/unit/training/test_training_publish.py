@@ -58,8 +58,8 @@ async def test_an_adapter_is_published_with_its_gguf_form_in_one_transaction(tmp
         assert found is not None and "no_gguf" not in metrics
         names = await asyncio.to_thread(lambda: [tensor.name for tensor in gguf.GGUFReader(found).tensors])
         assert "blk.0.attn_q.weight.lora_a" in names and len(names) == 8
-        order = [event.subject.partition("/")[0] for event in await house.journal.replay()][-4:]
-        assert order == ["adapter", "blob", "job", "training"]
+        order = [event.subject.partition("/")[0] for event in await house.journal.replay()][-5:]
+        assert order == ["adapter", "change", "blob", "job", "training"]
 
 
 async def test_a_base_that_does_not_fit_leaves_the_adapter_without_that_form_and_says_why(tmp_path: Path) -> None:
