@@ -17,7 +17,7 @@ from typing import Literal
 
 from engine.api_models import PhaseName
 from engine.pipeline.attempt import will_continue
-from engine.pipeline.files import files_text, target_text
+from engine.pipeline.files import files_text, shown_files, target_text
 from engine.pipeline.interfaces import extract_skeleton
 from engine.pipeline.join import join_parts, required_names
 from engine.pipeline.parse import parse_diagnosis
@@ -160,7 +160,7 @@ def _integrate_loop(work: Work, state: SessionState, key: str, cap: int) -> Loop
         values: dict[str, Value] = {
             "project": task.prompt,
             "target": target_text(task),
-            "files": files_text(task.files, BUDGETS["integrate"]["files"].chars),
+            "files": files_text(shown_files(task), BUDGETS["integrate"]["files"].chars),
             "summary": subtask_summary(state.get("plans", {}), codes),
             "skeletons": [Part(name, integration_part(written["code"])) for name, written in codes.items()],
             "existing_code": last["code"] if last is not None else "",

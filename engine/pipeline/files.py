@@ -12,6 +12,32 @@ MAX_EXAMPLES = 5
 """Cases that a prompt shows: more do not fit its budget anyway."""
 
 
+def importable_files(task: TaskSpec) -> dict[str, str]:
+    """Everything that the solution may import: the library under the project."""
+    return {**task.library, **task.files}
+
+
+def shown_files(task: TaskSpec) -> dict[str, str]:
+    """The starting project as a model sees it: without the modules that the prelude imports.
+
+    Those stand for something installed. Who knows a library knows it without reading its source before each answer;
+    who is to be given its source puts it into the prompt.
+    """
+    tree = parse_python(task.prelude)
+    installed = {name.split(".")[0] for node in (tree.body if tree is not None else ()) for name in _imported(node)}
+    return {path: text for path, text in task.files.items() if path.split("/")[0].removesuffix(".py") not in installed}
+
+
+def _imported(node: ast.stmt) -> list[str]:
+    match node:
+        case ast.ImportFrom(module=str(module), level=0):
+            return [module]
+        case ast.Import(names=names):
+            return [alias.name for alias in names]
+        case _:
+            return []
+
+
 def files_text(files: Mapping[str, str], chars: int) -> str:
     """Path and text of each file, smallest first so that as many as possible are whole; at most `chars` characters."""
     shown = ""

@@ -1,6 +1,6 @@
 """The session graph: which phase follows which. LangGraph is imported here and in `attempt`, at first use only.
 
-    START ──► attempt ───────────────────────────────────────────────► verdict ──► END       attempt mode
+    START ──► attempt ───────────────────────────────────────────────► verdict ──► END       attempt and explore mode
       └─────► decompose ──► plan ──► code ──► integrate ──► ... ──────────┘                  project mode
                   │ circle of dependencies, twice         (see assemble)
                   └───────────────────────────────────────────────────────┘
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from engine.api_models import PhaseName, PhaseStatus, TaskMode
 from engine.evaluation.verdict import Verdict
-from engine.pipeline import assemble, phases, single
+from engine.pipeline import assemble, explorer, phases, single
 from engine.pipeline.state import PhaseData, SessionState
 from engine.pipeline.turns import verdict_from, verdict_json
 from engine.pipeline.work import Work
@@ -33,8 +33,15 @@ if TYPE_CHECKING:
 
 PhaseFunction = Callable[[Work, SessionState], Awaitable[SessionState]]
 
+
+async def _attempt(work: Work, state: SessionState) -> SessionState:
+    """Whoever the task's mode asks: the model, or the explorer."""
+    solver = explorer.explore if work.task.mode is TaskMode.EXPLORE else single.attempt
+    return await solver(work, state)
+
+
 PHASES: dict[PhaseName, PhaseFunction] = {
-    PhaseName.ATTEMPT: single.attempt,
+    PhaseName.ATTEMPT: _attempt,
     PhaseName.DECOMPOSE: phases.decompose,
     PhaseName.PLAN: phases.plan,
     PhaseName.CODE: phases.code,
@@ -123,7 +130,7 @@ def _session_graph(work: Work) -> CompiledStateGraph[SessionState, None, Any, An
     for phase, function in PHASES.items():
         graph.add_node(phase.value, _node(work, phase, function))
     graph.add_node("verdict", functools.partial(_verdict, work))
-    first = PhaseName.ATTEMPT if work.task.mode is TaskMode.ATTEMPT else PhaseName.DECOMPOSE
+    first = PhaseName.DECOMPOSE if work.task.mode is TaskMode.PROJECT else PhaseName.ATTEMPT
     graph.add_edge(START, first.value)
     graph.add_edge("attempt", "verdict")
     graph.add_conditional_edges("decompose", _after_decompose, ["plan", "verdict"])

@@ -14,6 +14,7 @@ from engine.evaluation.verdict import Verdict
 from engine.inference.provider import Provider
 from engine.pipeline.limits import Stopwatch
 from engine.pipeline.prompts import Prompts
+from engine.sandbox.types import Program, SandboxResult
 from engine.training.trajectories import TrajectoryStore
 from registry.clock import Clock
 
@@ -27,6 +28,14 @@ class Judge(Protocol):
 
     async def self_check(self, solution: Solution) -> Verdict:
         """The verdict of the tests that the code brings with it."""
+        ...
+
+
+class SandboxRuns(Protocol):
+    """Runs programs in isolation (`engine.sandbox.run.Sandbox`)."""
+
+    async def run(self, program: Program) -> SandboxResult:
+        """Run to the end, whatever that is."""
         ...
 
 
@@ -76,6 +85,10 @@ class Parts:
     backend: str = ""
     """Recorded where the provider does not say which one answered."""
     model: str = ""
+    sandbox: SandboxRuns | None = None
+    """For the explorer, which runs many programs at once; whatever it finds goes to the judge."""
+    explorer_programs: int = 20_000
+    """`evolution.explorer_programs`."""
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
     """Paused by the provider while a request waits for the model."""
     gate: Callable[[PhaseName], Awaitable[None]] = always_open

@@ -12,7 +12,7 @@ from engine.api_models import PhaseName, TaskSpec
 from engine.errors import DependencyCycleError
 from engine.pipeline.attempt import will_continue
 from engine.pipeline.dependencies import Blackboard, layers
-from engine.pipeline.files import files_text, target_text
+from engine.pipeline.files import files_text, shown_files, target_text
 from engine.pipeline.join import required_names
 from engine.pipeline.parse import (
     FALLBACK_CHARS,
@@ -117,7 +117,7 @@ def _decompose_loop(work: Work, key: str, cap: int, cycle: str, prior: str = "")
     def ask(turns: Sequence[Turn]) -> Ask:
         worth = [turn["text"] for turn in turns if not repeats_example(turn["text"])]
         best = max(worth, key=lambda text: score_of(parse_decomposition(text)), default=prior)
-        files = files_text(task.files, BUDGETS["decompose"]["files"].chars)
+        files = files_text(shown_files(task), BUDGETS["decompose"]["files"].chars)
         values = {
             "project": task.prompt,
             "target": target_text(task),

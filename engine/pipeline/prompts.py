@@ -88,7 +88,12 @@ BUDGETS: Mapping[str, Mapping[str, Budget]] = {
 }
 """Template -> variable -> budget. The variants of a template (concise, retry) share its row."""
 
-_ROW_OF = {"decompose_concise": "decompose", "integrate_retry": "integrate", "attempt_retry": "attempt"}
+_ROW_OF = {
+    "decompose_concise": "decompose",
+    "integrate_retry": "integrate",
+    "attempt_brief": "attempt",
+    "attempt_retry": "attempt",
+}
 
 FLAGS = frozenset({"exit_code", "one", "test_main"})
 """Variables that are numbers or switches: they need no budget."""
@@ -103,7 +108,7 @@ TRAJECTORY_KEYS = (
     "integrate",
     "diagnose",
 )
-PROMPT_KEYS = (*TRAJECTORY_KEYS, "decompose_concise", "integrate_retry", "attempt", "attempt_retry")
+PROMPT_KEYS = (*TRAJECTORY_KEYS, "decompose_concise", "integrate_retry", "attempt", "attempt_brief", "attempt_retry")
 SYSTEM_KEYS = PROMPT_KEYS
 _FAMILIES = {"trajectory": TRAJECTORY_KEYS, "prompt": PROMPT_KEYS, "system": SYSTEM_KEYS}
 

@@ -44,7 +44,7 @@ _PROJECT_PHASES = (PhaseName.DECOMPOSE, PhaseName.PLAN, PhaseName.CODE, PhaseNam
 
 def initial_phases(task: TaskSpec) -> tuple[PhaseStatus, ...]:
     """The phases that a new session shows as waiting; diagnose and repair come only if they are needed."""
-    phases = (PhaseName.ATTEMPT,) if task.mode is TaskMode.ATTEMPT else _PROJECT_PHASES
+    phases = _PROJECT_PHASES if task.mode is TaskMode.PROJECT else (PhaseName.ATTEMPT,)
     return tuple(PhaseStatus(phase=phase, state="waiting") for phase in phases)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.api_models import PhaseName
+from engine.api_models import PhaseName, TaskSpec
 from engine.pipeline.attempt import will_continue
-from engine.pipeline.files import files_text, shown_tests, target_text
+from engine.pipeline.files import files_text, shown_files, shown_tests, target_text
 from engine.pipeline.parse import project_label
 from engine.pipeline.prompts import BUDGETS, Value
 from engine.pipeline.score import integrate_score
@@ -31,20 +31,15 @@ def attempt_ask(work: Work, turns: Sequence[Turn]) -> Ask:
     shown failed code copies it, and draws that know nothing of each other find more (`python -m benchmarks.loop`).
     """
     task = work.task
-    facts: dict[str, Value] = {
-        "project": task.prompt,
-        "tests": shown_tests(task),
-        "target": target_text(task, with_tests=False),
-        "files": files_text(task.files, BUDGETS["attempt"]["files"].chars),
-        "test_main": not work.has_tests and task.hidden_tests is None,
-    }
+    facts = attempt_facts(task)
+    first = first_key(task)
     if not turns:
-        return Ask("attempt", facts)
+        return Ask(first, facts)
     last = turns[-1]
     if will_continue(last):
         return continue_ask(task.prompt, last)
     if len(turns) > 1 and not is_progress(turns):
-        return Ask("attempt", facts, fresh=True)
+        return Ask(first, facts, fresh=True)
     verdict = verdict_of(last)
     tried: dict[str, Value] = {
         "existing_code": last["code"],
@@ -55,6 +50,27 @@ def attempt_ask(work: Work, turns: Sequence[Turn]) -> Ask:
         "diagnosis": last["diagnosis"],
     }
     return Ask("attempt_retry", {**facts, **tried})
+
+
+def first_key(task: TaskSpec) -> str:
+    """Template of a first attempt.
+
+    Where the task's library is not shown, the model knows it or it does not: nothing but the task is asked then, in as
+    few tokens as an adapter can be trained on with a CPU.
+    """
+    return "attempt" if shown_files(task) == task.files else "attempt_brief"
+
+
+def attempt_facts(task: TaskSpec) -> dict[str, Value]:
+    """What the templates of an attempt are told of a task, before anything was tried."""
+    untested = task.tests is None and task.cases is None and task.hidden_tests is None
+    return {
+        "project": task.prompt,
+        "tests": shown_tests(task),
+        "target": target_text(task, with_tests=False),
+        "files": files_text(shown_files(task), BUDGETS["attempt"]["files"].chars),
+        "test_main": untested,
+    }
 
 
 def continue_ask(prompt: str, cut: Turn) -> Ask:

@@ -55,6 +55,13 @@ class Repair(TypedDict):
     score: float
 
 
+class Explored(TypedDict):
+    """What a search of the explorer cost."""
+
+    programs: int
+    seconds: float
+
+
 class SessionState(TypedDict, total=False):
     """Everything that later phases need of earlier ones."""
 
@@ -70,6 +77,8 @@ class SessionState(TypedDict, total=False):
     repairs: list[Repair]
     failure: str
     """Why the session cannot go on, as a sentence; it then ends as failed."""
+    explored: Explored
+    """Only in mode explore."""
     decided: dict[str, Any]
     """The verdict that the outcome comes from."""
 

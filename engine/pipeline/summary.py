@@ -50,6 +50,7 @@ def build_summary(
         "adapters": [
             {"adapter_id": adapter, "task_type": TASK_TYPES[phase], "phase": phase} for phase in phases if adapter
         ],
+        **({"explored": state["explored"]} if "explored" in state else {}),
         "accumulated_code": program["code"] if program is not None else "",
         "evolution": {"phase_iterations": iterations, "sweeps": [], "best_adapters": [adapter] if adapter else []},
     }

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from engine.api_models import PhaseName, TaskSpec
 from engine.errors import RuneError
 from engine.evaluation.judge import Checks, Solution
+from engine.evaluation.suites.solutions import with_prelude
 from engine.evaluation.verdict import Verdict
 from engine.pipeline.attempt import AttemptLoop
-from engine.pipeline.files import entry_point
+from engine.pipeline.files import entry_point, importable_files
 from engine.pipeline.limits import TokenBudget, phase_cap
 from engine.pipeline.parts import Parts
 from engine.pipeline.turns import Loop, Turn
@@ -56,9 +57,9 @@ class Work:
         """The verdict of the task's visible tests and cases, or of the code's own tests where there are none."""
         solution = self.solution(code)
         if not self.has_tests:
-            return await self.parts.judge.self_check(solution)
+            return self._in_lines_of_code(await self.parts.judge.self_check(solution))
         checks = Checks(tests=self.task.tests, cases=self.task.cases, in_process=self.task.in_process)
-        return await self.parts.judge.check(solution, checks)
+        return self._in_lines_of_code(await self.parts.judge.check(solution, checks))
 
     async def self_check(self, code: str) -> Verdict:
         """The verdict of the tests that the code of a subtask brings with it."""
@@ -70,8 +71,23 @@ class Work:
         return await self.parts.judge.check(self.solution(code), hidden)
 
     def solution(self, code: str) -> Solution:
-        """The code beside the starting project."""
-        return Solution(code=code, files=self.task.files, entry_point=entry_point(self.task))
+        """The code beside the starting project, under its prelude."""
+        return Solution(
+            code=with_prelude(self.task.prelude, code),
+            files=importable_files(self.task),
+            entry_point=entry_point(self.task),
+        )
+
+    def _in_lines_of_code(self, verdict: Verdict) -> Verdict:
+        """The model never saw the prelude: where it is told a line, it is one of its own code."""
+        above = with_prelude(self.task.prelude, "").count("\n")
+        if not above or not verdict.failures:
+            return verdict
+        failures = tuple(
+            failure if failure.line is None else replace(failure, line=max(1, failure.line - above))
+            for failure in verdict.failures
+        )
+        return replace(verdict, failures=failures)
 
 
 async def side_by_side(work: Callable[[Item], Awaitable[T]], items: Sequence[Item]) -> list[T]:
