@@ -1,0 +1,166 @@
+"""What evidence measures, when it stops, and that it refuses what must be refused (A63, A82)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from support.evolution_house import SUITE, TASK_TYPE, World, open_world, skilled, tell_nobody
+
+from engine.api_evolution import Evidence, EvidenceRequest, Verdict
+from engine.api_learning import Split
+from engine.errors import InputError, NotFoundError
+from engine.evolution.evidence import Settled, fresh_seed
+from registry.models import NewAdapter, Source
+from registry.samples import write_sample
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with open_world(tmp_path / "home") as world:
+        yield world
+
+
+async def gather(world: World, adapter: str = "a", **fields: object) -> Evidence:
+    request = EvidenceRequest.model_validate({"adapter": adapter, "suite": SUITE, **fields})
+    return await world.evidences.gather(request, tell_nobody)
+
+
+async def test_a_real_gain_is_proven_from_a_part_of_the_tasks(world: World) -> None:
+    """The e-value may be looked at after every batch: 25 of 60 tasks are enough here, and no more are run."""
+    await world.adapter("a", 0.9)
+    found = await gather(world)
+    assert found.verdict is Verdict.PROVEN, found.reasons
+    assert (found.tasks, found.wins, found.losses, found.incumbent, found.to_tier) == (25, 25, 0, "base", "domain")
+    asked = [one for one in world.exam.asked if one.suite == SUITE and one.groups == ("in",)]
+    assert {one.limit for one in asked} == {25} and {one.split for one in asked} == {Split.GATE}
+
+
+async def test_no_gain_takes_every_task_and_is_not_proven(world: World) -> None:
+    world.exam.skills["base"] = skilled(0.5)
+    await world.adapter("a", 0.5)
+    found = await gather(world)
+    assert (found.verdict, found.tasks, found.wins) == (Verdict.NOT_PROVEN, 60, 0)
+
+
+async def test_a_planted_regressor_is_refused(world: World) -> None:
+    world.exam.skills["base"] = skilled(0.9)
+    await world.adapter("a", 0.1)
+    assert (await gather(world)).verdict is Verdict.REFUSED
+
+
+async def test_a_planted_regressor_on_an_anchor_is_refused(world: World) -> None:
+    world.exam.skills["base"] = {"anchor": 0.9}
+    await world.adapter("a", 0.9)
+    found = await gather(world)
+    assert found.verdict is Verdict.REFUSED and not found.anchors[0].kept
+
+
+async def test_a_planted_memoriser_is_refused_promotion_to_domain(world: World) -> None:
+    await world.adapter("a", 1.0, deeper=0.0)
+    found = await gather(world)
+    assert found.memoriser and found.verdict is Verdict.REFUSED
+    assert (await gather(world, to_tier="task")).verdict is Verdict.PROVEN, "where it is, it may stay"
+
+
+async def test_a_planted_contamination_is_refused(world: World) -> None:
+    """Two of its training rows ask what two tasks of the gate ask; with other rows the same adapter is proven."""
+    gate = [task for task in world.exam.tasks(SUITE, 0, Split.GATE) if task.group == "in"]
+    await world.lesson("a", *(task.prompt for task in gate[:2]), *(f"something else {n}" for n in range(8)))
+    await world.adapter("a", 0.9, trained=False)
+    found = await gather(world)
+    assert found.contamination.checked and found.contamination.exact + found.contamination.near >= 2
+    assert found.verdict is Verdict.REFUSED
+
+
+async def test_what_an_ancestor_learned_from_counts(world: World) -> None:
+    gate = [task for task in world.exam.tasks(SUITE, 0, Split.GATE) if task.group == "in"]
+    await world.lesson("p0", *(task.prompt for task in gate[:10]))
+    for name in ("p0", "p1"):
+        await world.adapter(name, 0.5, trained=name == "p1")
+    new = NewAdapter("a", TASK_TYPE, Source.EVOLUTION, parent_ids=("p0", "p1"))
+    await world.registry.publish(await asyncio.to_thread(write_sample, world.home / "a", 77), new)
+    world.exam.skills["a"] = skilled(0.9)
+    found = await gather(world)
+    assert found.contamination.rows == 20 and found.verdict is Verdict.REFUSED
+
+
+async def test_an_unknown_ancestor_makes_the_whole_unknown(world: World) -> None:
+    await world.adapter("a", 0.9, trained=False)
+    found = await gather(world)
+    assert not found.contamination.checked and found.verdict is Verdict.NOT_PROVEN
+
+
+async def test_damaged_training_data_is_unknown_and_not_clean(world: World) -> None:
+    await world.adapter("a", 0.9)
+
+    def remove() -> None:
+        for file in (world.home / "training").glob("*.jsonl"):
+            file.unlink()
+
+    await asyncio.to_thread(remove)
+    assert not (await gather(world)).contamination.checked
+
+
+async def test_the_champion_is_who_must_be_beaten_and_base_is_measured_too(world: World) -> None:
+    await world.adapter("champion", 0.4)
+    await world.registry.promote("champion")
+    await world.adapter("a", 0.9)
+    found = await gather(world)
+    assert found.incumbent == "champion" and found.losses == 0 and found.verdict is Verdict.PROVEN, found.reasons
+    assert {one.adapter for one in world.exam.asked if one.groups == ("in",)} == {"a", "champion", "base"}
+
+
+async def test_candidates_share_the_error_budget(world: World) -> None:
+    await world.adapter("a", 0.9)
+    assert (await gather(world, candidates=3)).threshold == pytest.approx(60.0)
+
+
+async def test_a_limit_bounds_the_gate(world: World) -> None:
+    world.exam.skills["base"] = skilled(0.5)
+    await world.adapter("a", 0.5)
+    assert (await gather(world, limit=30)).tasks == 30
+
+
+async def test_a_suite_without_a_gate_and_an_unknown_one_are_refused(world: World) -> None:
+    await world.adapter("a", 0.9)
+    with pytest.raises(NotFoundError):
+        await gather(world, suite="nothing")
+    with pytest.raises(NotFoundError):
+        await gather(world, anchors=("nothing",))
+
+
+async def test_gathering_changes_nothing(world: World) -> None:
+    await world.adapter("a", 0.9)
+    before = await world.journal.last_sequence()
+    await gather(world)
+    assert await world.journal.last_sequence() == before
+
+
+def test_settled_asks_for_more_than_an_e_value() -> None:
+    """Seven wins of one template would be E = 31: proof of a template, not of a gain."""
+    from engine.evaluation.statistics import Paired
+
+    def wins(templates: int) -> list[Paired]:
+        return [Paired(f"{n}", f"t{n % templates}", candidate=True, reference=False) for n in range(10)]
+
+    settled = Settled(20.0, 0, 200)
+    assert not settled(wins(1)) and not settled(wins(4)) and settled(wins(5))
+    losses = [Paired(f"{n}", "t", candidate=False, reference=True) for n in range(10)]
+    assert settled(losses), "a proven loss needs no more tasks"
+
+
+def test_fresh_seeds_follow_from_the_digest() -> None:
+    assert fresh_seed(0, "a" * 64) != fresh_seed(0, "b" * 64) != fresh_seed(1, "b" * 64)
+    assert all(0 <= fresh_seed(0, f"{n:064x}") < 2**31 for n in range(100))
+
+
+async def test_a_suite_with_an_empty_gate_is_an_input_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from support import evolution_house
+
+    monkeypatch.setitem(evolution_house.SIZES, "empty", {(Split.SELECTION, "in"): 5})
+    await world.adapter("a", 0.9)
+    with pytest.raises(InputError, match="no task on its gate"):
+        await gather(world, suite="empty")

@@ -1,0 +1,337 @@
+"""The closed loop on a real registry with real evidence; running and training are small honest stand-ins."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from support.evidence_house import KnownOperations, operation
+from support.evolution_house import SUITE, TASK_TYPE, Exam, World, open_world, tell_nobody
+
+from engine.api_evolution import Evidence, EvidenceRequest, ImproveReport, ImproveRequest, Verdict
+from engine.api_learning import Operation, OperationKind, Split, SuiteTask
+from engine.api_models import Outcome, RunState, SessionRecord, TaskMode, TaskSpec
+from engine.api_training import TrainJob, TrainRequest
+from engine.errors import InputError, TrainingError
+from engine.evolution.improve import (
+    PROBE,
+    ImproveHandler,
+    Parts,
+    Solved,
+    nothing_to_learn,
+    probe_of,
+    programs_of,
+    tasks_of_round,
+)
+from engine.evolution.promotion import Promotions
+from engine.operations import Progress
+
+TASKS = 24
+Skill = Callable[[TaskSpec, int], bool]
+
+
+def train_task(number: int, task_type: str = TASK_TYPE) -> SuiteTask:
+    return SuiteTask(
+        id=f"train-{number}",
+        prompt=f"sort task number {number}",
+        split=Split.TRAIN,
+        template=f"train-t{number % 6}",
+        tests="assert True",
+        visible_tests="assert True",
+        task_type=task_type,
+    )
+
+
+@dataclass
+class WithTrain:
+    """The exam's suite, and a train split."""
+
+    exam: Exam
+    task_type: str = TASK_TYPE
+
+    def tasks(self, name: str, seed: int, split: Split | None = None) -> tuple[SuiteTask, ...]:
+        if split is Split.TRAIN:
+            return tuple(train_task(number, self.task_type) for number in range(TASKS if name == SUITE else 0))
+        return self.exam.tasks(name, seed, split)
+
+
+@dataclass
+class Solver:
+    """Sessions by rule: what the model can, and what the explorer can."""
+
+    model: Skill
+    explorer: Skill = lambda task, number: True
+    runs: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    known: dict[tuple[str, str], SessionRecord] = field(default_factory=dict[tuple[str, str], SessionRecord])
+
+    async def solve(
+        self, tasks: Sequence[TaskSpec], run_id: str, progress: Progress, *, adapter: str | None = None
+    ) -> list[SessionRecord]:
+        self.runs.setdefault(run_id, []).extend(task.id for task in tasks)
+        await progress(len(tasks), len(tasks))
+        return [self._one(task, run_id) for task in tasks]
+
+    def _one(self, task: TaskSpec, run_id: str) -> SessionRecord:
+        explores = task.mode is TaskMode.EXPLORE
+        number = int(run_id.removesuffix("-explore").rpartition("-")[2])
+        passed = (self.explorer if explores else self.model)(task, number)
+        made = SessionRecord(
+            id=f"rune-{len(self.known):08x}",
+            task=task,
+            state=RunState.SUCCEEDED,
+            outcome=Outcome.VERIFIED if passed else Outcome.FAILED,
+            attempts=1,
+            code=f"solved({task.id!r})",
+            summary={"explored": {"programs": 100}} if explores else {},
+            created_at="2026-01-01T00:00:00Z",
+        )
+        return self.known.setdefault((run_id, task.id), made)
+
+
+@dataclass
+class Trainer:
+    """Publishes an adapter for each request, as able as it was told."""
+
+    world: World
+    skills: list[tuple[float, float]]
+    """Of each new adapter: share of the tasks as trained, and of the deeper ones."""
+    requests: list[TrainRequest] = field(default_factory=list[TrainRequest])
+    fails: bool = False
+
+    async def train(self, request: TrainRequest, progress: Progress) -> TrainJob:
+        assert request.adapter_id is not None
+        if self.fails:
+            raise TrainingError("train-1 is failed: no memory")
+        if request not in self.requests:
+            skill, deeper = self.skills[len(self.requests)]
+            self.requests.append(request)
+            await self.world.adapter(request.adapter_id, skill, deeper=deeper)
+        return TrainJob(
+            id="train-00000001",
+            state=RunState.SUCCEEDED,
+            request=request,
+            adapter_id=request.adapter_id,
+            created_at="2026-01-01T00:00:00Z",
+        )
+
+
+@dataclass
+class Gatherer:
+    """Evidence by the world's own evidences, kept as finished operations."""
+
+    world: World
+    operations: KnownOperations = field(default_factory=KnownOperations)
+
+    async def gather(self, request: EvidenceRequest, progress: Progress) -> tuple[str, Evidence]:
+        found = await self.world.evidences.gather(request, progress)
+        name = f"evidence-{len(self.operations.known)}"
+        self.operations.known.append(operation(found, name))
+        return name, found
+
+
+@dataclass
+class Loop:
+    world: World
+    solver: Solver
+    trainer: Trainer
+    gatherer: Gatherer
+    suites: WithTrain
+
+    async def improve(self, name: str = "improve-0badcafe", **fields: object) -> ImproveReport:
+        request = ImproveRequest.model_validate({"suite": SUITE, **fields})
+        asked = Operation(
+            id=name,
+            kind=OperationKind.IMPROVE,
+            state=RunState.RUNNING,
+            request=request.model_dump(mode="json"),
+            created_at="2026-01-01T00:00:00Z",
+        )
+        world = self.world
+        promotions = Promotions(world.registry, self.gatherer.operations)
+        parts = Parts(self.suites, self.solver, self.trainer, self.gatherer, world.registry, promotions)
+        return await ImproveHandler(parts).run(asked, tell_nobody)
+
+
+def never(task: TaskSpec, number: int) -> bool:
+    return False
+
+
+def after_round_one(task: TaskSpec, number: int) -> bool:
+    return number > 1 and not task.id.endswith(("0", "5"))
+
+
+@pytest.fixture
+async def world(home: Path) -> AsyncIterator[World]:
+    async with open_world(home) as opened:
+        yield opened
+
+
+def loop(world: World, model: Skill = never, skills: Sequence[tuple[float, float]] = ((1.0, 0.1),)) -> Loop:
+    return Loop(world, Solver(model), Trainer(world, list(skills)), Gatherer(world), WithTrain(world.exam))
+
+
+# --- pure ---
+
+
+def test_a_round_takes_the_next_tasks_and_begins_again_after_the_last() -> None:
+    tasks = [train_task(number) for number in range(5)]
+    taken = [[task.id for task in tasks_of_round(tasks, number, 2)] for number in (1, 2, 3)]
+    assert taken == [["train-0", "train-1"], ["train-2", "train-3"], ["train-4", "train-0"]]
+    assert tasks_of_round(tasks, 3, None) == tasks == tasks_of_round(tasks, 3, 9)
+
+
+def test_the_probe_is_few_tasks_from_all_over() -> None:
+    probe = probe_of([train_task(number) for number in range(100)])
+    assert len(probe) <= PROBE
+    assert (probe[0].id, int(probe[-1].id[6:]) > 80) == ("train-0", True)
+    assert len(probe_of([train_task(0)])) == 1
+
+
+def test_what_the_explorer_ran_is_counted_and_nonsense_is_not() -> None:
+    solver = Solver(never)
+    session = solver._one(TaskSpec(id="t", prompt="p", mode=TaskMode.EXPLORE), "x-1")  # pyright: ignore[reportPrivateUsage]
+    assert programs_of(session) == 100
+    assert programs_of(session.model_copy(update={"summary": {"explored": "many"}})) == 1
+
+
+def test_when_there_is_nothing_to_learn() -> None:
+    solver = Solver(never)
+
+    def solved(mode: TaskMode) -> Solved:
+        task = TaskSpec(id="t", prompt="p", mode=mode)
+        return Solved(solver._one(task, f"{mode}-1"), 1)  # pyright: ignore[reportPrivateUsage]
+
+    by_model, by_explorer = solved(TaskMode.ATTEMPT), solved(TaskMode.EXPLORE)
+    assert nothing_to_learn([], {}, demonstrations=False)
+    assert not nothing_to_learn([], {}, demonstrations=True)
+    assert not nothing_to_learn([by_model], {}, demonstrations=False)
+    assert nothing_to_learn([by_model], {"t": by_model.session.code}, demonstrations=False)
+    assert not nothing_to_learn([by_explorer], {"t": by_explorer.session.code}, demonstrations=False)
+
+
+def test_demonstrations_alone_are_a_dataset() -> None:
+    with pytest.raises(ValueError, match="alone they are a dataset"):
+        TrainRequest(dataset="/a.jsonl", demonstrations="/b.jsonl")
+
+
+# --- rounds ---
+
+
+async def test_where_the_model_solves_nothing_the_explorer_teaches_it(world: World) -> None:
+    one = loop(world)
+    report = await one.improve()
+    (first,) = report.rounds
+    assert (first.tasks, first.solved_by_model, first.solved_by_explorer) == (TASKS, 0, TASKS)
+    assert (first.calls_per_task_before, first.calls_per_task_after) == (100.0, 1.0)
+    assert first.promoted, first.reason
+    assert report.adapter_id == first.adapter_id == f"{SUITE}-0badcafe-1"
+    champions = await world.registry.get_champions(TASK_TYPE)
+    assert champions.champion == report.adapter_id
+    assert len(one.solver.runs["improve-0badcafe-1"]) <= PROBE, (
+        "a model that solves none of the probe is not asked more"
+    )
+    (request,) = one.trainer.requests
+    assert len(request.sessions) == TASKS
+    assert report.adapter_id is not None
+    (move,) = await world.registry.get_promotions(report.adapter_id)
+    assert not move.forced
+    assert Evidence.model_validate(move.evidence).verdict is Verdict.PROVEN
+
+
+async def test_an_adapter_that_does_not_help_is_not_promoted_and_the_report_says_why(world: World) -> None:
+    """Negative control: everything else is as in the round that promotes."""
+    report = await loop(world, skills=[(0.0, 0.0)]).improve()
+    (first,) = report.rounds
+    assert not first.promoted
+    assert first.calls_per_task_after is None
+    assert first.reason.startswith("Not promoted: ")
+    assert report.adapter_id is None
+    assert (await world.registry.get_champions(TASK_TYPE)).champion is None
+
+
+async def test_the_second_round_begins_with_the_first_ones_adapter_and_what_failed(world: World) -> None:
+    one = loop(world, after_round_one, [(0.5, 0.0), (1.0, 0.6)])
+    report = await one.improve(rounds=2)
+    first, second = report.rounds
+    assert (second.solved_by_model, second.solved_by_explorer) == (TASKS - 5, 5)
+    assert second.calls_per_task_before < first.calls_per_task_before
+    assert [request.warm_start for request in one.trainer.requests] == [None, first.adapter_id]
+    assert second.promoted, second.reason
+    assert report.adapter_id == second.adapter_id
+    champions = await world.registry.get_champions(TASK_TYPE)
+    assert champions.previous == first.adapter_id
+
+
+async def test_a_limit_gives_each_round_other_tasks_and_training_all_of_them(world: World) -> None:
+    one = loop(world, never, [(0.5, 0.0), (1.0, 0.6)])
+    report = await one.improve(rounds=2, limit=10)
+    assert [each.tasks for each in report.rounds] == [10, 10]
+    assert [len(request.sessions) for request in one.trainer.requests] == [10, 20]
+
+
+async def test_a_round_with_nothing_new_trains_nothing_and_ends_the_loop(world: World) -> None:
+    one = loop(world, lambda task, number: True)
+    report = await one.improve(rounds=5)
+    assert len(report.rounds) == 2
+    assert report.rounds[0].solved_by_model == TASKS
+    assert report.rounds[1].job_id is None
+    assert "nothing is left to learn" in report.rounds[1].reason
+    assert len(one.trainer.requests) == 1
+
+
+async def test_without_the_explorer_a_model_that_solves_nothing_learns_nothing(world: World) -> None:
+    one = loop(world)
+    report = await one.improve(explore=False)
+    assert report.rounds[0].reason == "Nothing was verified in this round."
+    assert one.trainer.requests == []
+    assert list(one.solver.runs) == ["improve-0badcafe-1"]
+    assert len(one.solver.runs["improve-0badcafe-1"]) == TASKS, "every task was tried"
+
+
+async def test_demonstrations_are_learned_from_alone_or_besides(world: World) -> None:
+    alone = loop(world)
+    await alone.improve(explore=False, demonstrations="/shown.jsonl")
+    assert [(one.dataset, one.from_trajectories) for one in alone.trainer.requests] == [("/shown.jsonl", False)]
+    besides = loop(world)
+    await besides.improve("improve-00000002", demonstrations="/shown.jsonl")
+    (request,) = besides.trainer.requests
+    assert (request.dataset, request.demonstrations, len(request.sessions)) == (None, "/shown.jsonl", TASKS)
+
+
+async def test_resumed_after_a_failure_it_does_nothing_twice(world: World) -> None:
+    one = loop(world)
+    one.trainer.fails = True
+    with pytest.raises(TrainingError):
+        await one.improve()
+    known = dict(one.solver.known)
+    one.trainer.fails = False
+    report = await one.improve()
+    assert one.solver.known == known, "the same sessions by the same runs"
+    again = await one.improve()
+    assert again.rounds[0].promoted and report.rounds[0].promoted
+    assert len(await world.registry.get_promotions(report.adapter_id or "")) == 1
+
+
+async def test_a_suite_without_tasks_to_learn_from_is_refused(world: World) -> None:
+    with pytest.raises(InputError, match="no task to learn from"):
+        await loop(world).improve(suite="general")
+
+
+async def test_progress_rises_to_the_whole(world: World) -> None:
+    told: list[tuple[int, int]] = []
+
+    async def tell(done: int, total: int, note: str = "") -> None:
+        told.append((done, total))
+
+    one = loop(world)
+    request = ImproveRequest(suite=SUITE).model_dump(mode="json")
+    asked = Operation(
+        id="improve-1", kind=OperationKind.IMPROVE, state=RunState.RUNNING, request=request, created_at="2026"
+    )
+    promotions = Promotions(world.registry, one.gatherer.operations)
+    parts = Parts(one.suites, one.solver, one.trainer, one.gatherer, world.registry, promotions)
+    await ImproveHandler(parts).run(asked, tell)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1] == (100, 100)
