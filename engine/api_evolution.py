@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, FiniteFloat, JsonValue
 
 from engine.api_learning import RateRecord, SuiteName
 from engine.api_models import Frozen, Identifier
@@ -36,6 +36,15 @@ class MergeSpace(StrEnum):
     """On the dense deltas, one matrix at a time: as the papers of TIES and DARE say."""
 
 
+class SignRule(StrEnum):
+    """How TIES elects the sign of an element."""
+
+    COUNT = "count"
+    """By how many adapters are for it; where as many are against, all are averaged."""
+    MAGNITUDE = "magnitude"
+    """By their weighted sum: as the paper of TIES and PEFT do."""
+
+
 class MergeRequest(Frozen):
     """Body of POST /merge."""
 
@@ -43,16 +52,21 @@ class MergeRequest(Frozen):
     method: MergeMethod = MergeMethod.TIES
     adapter_id: Identifier | None = None
     """Of the result; None: one is made up."""
-    weights: tuple[float, ...] = ()
+    task_type: Identifier | None = None
+    """Of the result; None: the first adapter's."""
+    weights: tuple[FiniteFloat, ...] = ()
     """One for each adapter; empty means equal shares."""
     density: float = Field(default=0.5, ge=0, le=1)
     """Share of each delta that TIES and DARE keep."""
     rank: int | None = Field(default=None, ge=1, le=512)
     """Of the result; None: the highest of the parents' (of `cat`: their sum)."""
     space: MergeSpace = MergeSpace.CORE
+    sign: SignRule = SignRule.COUNT
+    """Of TIES and DARE-TIES."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     suite: SuiteName | None = None
-    """Of `cat-learned`: its scalars are learned on the suite's train split."""
+    """Of `cat-learned`: its scalars are learned on the suite's train split; None: on those of the suites that decide
+    about the parents' task types."""
 
 
 class MergeReport(Frozen):
@@ -65,6 +79,8 @@ class MergeReport(Frozen):
     rank: int
     retained_energy: float
     """Share of the merged delta's squared norm that the rank keeps."""
+    weights: tuple[float, ...] = ()
+    """As they were applied; of `cat-learned`, as they were learned."""
     parent_cosines: dict[str, float]
     """Cosine of the merged delta to each parent's."""
     modules: int
@@ -173,6 +189,81 @@ class PromoteRequest(Frozen):
     """Promote against the evidence, or without any; recorded as forced."""
 
 
+class PromotionCase(Frozen):
+    """What stands for and against a promotion: answer of GET /promote/{adapter_id}, to be read before."""
+
+    adapter_id: Identifier
+    from_tier: TierName
+    to_tier: TierName
+    task_type: Identifier
+    incumbent: Identifier
+    """Whom it would replace: the champion of the task type, or `base`."""
+    operation: Identifier | None
+    """The `evidence` operation that `evidence` is the result of."""
+    evidence: Evidence | None
+    """None: nothing was measured for this tier."""
+    objections: tuple[str, ...]
+    """One sentence each; with none the promotion needs no force."""
+
+
+class PromotionRecord(Frozen):
+    """One move of an adapter between tiers, as its history keeps it."""
+
+    adapter_id: Identifier
+    from_tier: TierName
+    to_tier: TierName
+    reason: str
+    recorded_at: str
+    evidence: dict[str, JsonValue] | None
+    """As it was when the move was made: an `Evidence` of the program of that day."""
+    forced: bool
+
+
+class ScoreRecord(Frozen):
+    """One score that an adapter was given and keeps."""
+
+    adapter_id: Identifier
+    fitness_score: float
+    pass_rate: float | None
+    session_id: str | None
+    recorded_at: str
+
+
+class ChampionsRecord(Frozen):
+    """Whom the aliases of a task type name. None: the base model, or nobody."""
+
+    task_type: Identifier
+    champion: Identifier | None
+    challenger: Identifier | None
+    previous: Identifier | None
+
+
+class AliasRequest(Frozen):
+    """Body of POST /aliases: point a name at an adapter, if it points at `expected` now."""
+
+    name: str = Field(max_length=130)
+    """Such as `code-gen@champion`."""
+    adapter_id: Identifier | None = None
+    """None: take the name away."""
+    expected: Identifier | None = None
+    """None: the name must not be set yet."""
+
+
+class PruneRequest(Frozen):
+    """Body of POST /prune: archive an adapter, unless something still rests on it."""
+
+    adapter_id: Identifier
+    force: bool = False
+    """Also a champion, the last of its type, or one that others in use were made from."""
+
+
+class StepRequest(Frozen):
+    """Body of POST /undo and POST /redo."""
+
+    expected: int | None = Field(default=None, ge=1)
+    """Sequence of the change that a person was shown; None: whichever it is."""
+
+
 class Change(Frozen):
     """One change of the registry as its history shows it."""
 
@@ -185,6 +276,13 @@ class Change(Frozen):
     forced: bool = False
     undone: bool = False
     timestamp: str
+
+
+class Steps(Frozen):
+    """Answer of GET /history/next: what undo and redo would do now."""
+
+    undo: Change | None
+    redo: Change | None
 
 
 # --- evolution -----------------------------------------------------------------------------------------------

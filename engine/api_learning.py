@@ -246,5 +246,6 @@ class EvaluationReport(Frozen):
     no_data: bool
     tokens: int
     seconds: float
+    """Of the run that completed it; what was found measured took none of them."""
     sampled: tuple[Sampled, ...]
     created_at: str

@@ -19,11 +19,13 @@ class TrainRequest(Frozen):
     """Id of the adapter to make; None: one is made up."""
     task_type: Identifier = "code-gen"
     dataset: str | None = None
-    """Absolute path of a JSONL file of `{"prompt", "completion", "system"?, "task"?}` rows; read once, kept by its digest."""
+    """Absolute path of a JSONL file of `{"prompt", "completion", "system"?, "task"?}`; read once, kept by its digest."""
     from_trajectories: bool = False
     """Learn from this home's verified attempts instead."""
     sessions: tuple[Identifier, ...] = ()
     """With from_trajectories: only these sessions; empty means all that are verified."""
+    demonstrations: str | None = None
+    """With from_trajectories: absolute path of a JSONL file as of `dataset`, learned from besides."""
     preset: str = "standard"
     method: TrainMethod | None = None
     rank: int | None = Field(default=None, ge=1, le=512)
@@ -42,6 +44,8 @@ class TrainRequest(Frozen):
     def _one_source(self) -> TrainRequest:
         if (self.dataset is None) == (not self.from_trajectories):
             raise ValueError("give either dataset or from_trajectories")
+        if self.demonstrations is not None and not self.from_trajectories:
+            raise ValueError("demonstrations go with from_trajectories; alone they are a dataset")
         return self
 
 

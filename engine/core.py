@@ -4,10 +4,10 @@
          │                    │
          └ EngineBusyError    └ EnvironmentUnfitError: says what is wrong with the file, changes nothing
 
-One task group holds every long-lived task (device, runner, training queue, snapshots, sandbox probe); one that dies
-stops the engine. The device is let go last: whoever works on it has ended then. What was taken is given back in the
-reverse order, so a dead database never loses a lock and a dead model server never loses a row. Parts that cost a
-start-up (LangGraph, the OpenAI client) come with the first session, not with the engine; the sandbox is looked at
+One task group holds every long-lived task (device, runner, operations, training queue, snapshots, sandbox probe); one
+that dies stops the engine. The device is let go last: whoever works on it has ended then. What was taken is given back
+in the reverse order, so a dead database never loses a lock and a dead model server never loses a row. Parts that cost
+a start-up (LangGraph, the OpenAI client) come with the first session, not with the engine; the sandbox is looked at
 beside its first answers.
 """
 
@@ -35,6 +35,7 @@ from engine.events import Bus, Journal
 from engine.home import HomeLock, prepare_home
 from engine.inference.servers.catalogue import backend_infos
 from engine.jobs import Jobs
+from engine.learning import Ground, Learning
 from engine.runner import Runner, Work
 from engine.sessions import Sessions
 from engine.training.service import TrainingService
@@ -68,6 +69,7 @@ class Engine:
     trajectories: TrajectoryStore
     device: Device
     training: TrainingService
+    learning: Learning
 
     def __init__(self, config: Config, home: Path, clock: Clock | None = None, *, work: Work | None = None) -> None:
         self.config = config
@@ -138,8 +140,22 @@ class Engine:
         self._workshop = Workshop(self.config, self.home, self._clock, stores, self.device, self.bus)
         work = self._work or self._workshop.run
         self._runner = Runner(self.sessions, work, self.config.pipeline.sessions_at_once)
+        ground = Ground(
+            self.config,
+            self.home,
+            self._clock,
+            stores,
+            self.device,
+            self._workshop,
+            self.training,
+            self.create_session,
+            self.cancel_session,
+            self.resume_session,
+        )
+        self.learning = Learning(ground)
 
     async def _recover(self) -> None:
+        await self.learning.recover()
         moved = await self.sessions.recover()
         for session in moved:
             log.warning("session %s was left behind by a dead engine: now %s", session.id, session.state)
@@ -155,6 +171,7 @@ class Engine:
                 group.create_task(self.device.run(), name="device")
                 runner = group.create_task(self._runner.run(), name="runner")
                 training = group.create_task(self.training.run(), name="training queue")
+                learning = group.create_task(self.learning.run(), name="operations")
                 beside = [group.create_task(self._snapshots(), name="snapshots")]
                 if self._work is None:
                     beside.append(group.create_task(self._workshop.look_at_sandbox(), name="sandbox probe"))
@@ -163,7 +180,7 @@ class Engine:
                 finally:
                     for task in beside:
                         task.cancel()
-                    await self._stop(runner)
+                    await self._stop(runner, learning)
                     await self.device.close()  # a trainer writes its checkpoint; its worker hears of its end
                     training.cancel()
         except BaseExceptionGroup as failures:
@@ -178,11 +195,14 @@ class Engine:
         except DatabaseError as error:  # the next start settles what this one cannot
             log.error("running jobs could not be released: %s", error)
 
-    async def _stop(self, runner: asyncio.Task[None]) -> None:
-        runner.cancel()
-        _, late = await asyncio.wait([runner], timeout=self.config.engine.shutdown_s)
+    async def _stop(self, *working: asyncio.Task[None]) -> None:
+        """End the sessions' runner and the operations, which hold the device and wait for sessions."""
+        for task in working:
+            task.cancel()
+        _, late = await asyncio.wait(working, timeout=self.config.engine.shutdown_s)
         if late:
-            log.error("sessions did not stop in %s s; they are released", self.config.engine.shutdown_s)
+            names = ", ".join(task.get_name() for task in late)
+            log.error("%s did not stop in %s s; what runs is released", names, self.config.engine.shutdown_s)
             await self.sessions.release_all()
 
     async def _snapshots(self) -> None:

@@ -63,9 +63,9 @@ _COLUMNS = (
 _SELECT = f"SELECT {_COLUMNS} FROM jobs WHERE id = ?"
 _INSERT = "INSERT INTO jobs (id, kind, state, on_crash, created_at) VALUES (?, ?, 'queued', ?, ?)"
 _NEXT = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'queued' AND kind = ? ORDER BY number LIMIT 1"
-_ORPHANS = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'running' ORDER BY number"
+_ORPHANS = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'running' AND kind LIKE ? ORDER BY number"
 _HELD = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'running' AND owner = ? AND kind LIKE ? ORDER BY number"
-_WAITING = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'queued' AND on_crash = 'wait' ORDER BY number"
+_WAITING = f"SELECT {_COLUMNS} FROM jobs WHERE state = 'queued' AND on_crash = 'wait' AND kind LIKE ? ORDER BY number"
 _UPDATE = """
 UPDATE jobs SET state = :state, reason = :reason, owner = :owner, boot_id = :boot_id, attempt = :attempt,
        crashes = :crashes, cancel_requested = :cancel_requested, started_at = :started_at, finished_at = :finished_at
@@ -262,15 +262,15 @@ class Jobs:
         held = [_job(row) for row in tx.execute(_HELD, (self._owner, kind)).fetchall()]
         return [self._give_up(tx, job, "the engine stopped", crashed=False) for job in held]
 
-    def recover(self, tx: Transaction) -> list[Job]:
-        """Settle what dead engines left behind. Call it once, with the home's lock held, before the first claim.
+    def recover(self, tx: Transaction, kind: str = "%") -> list[Job]:
+        """Settle what dead engines left of a kind. Call it once, with the home's lock held, before the first claim.
 
         Returns:
             The jobs that moved, as they are now.
         """
-        orphans = [_job(row) for row in tx.execute(_ORPHANS).fetchall()]
+        orphans = [_job(row) for row in tx.execute(_ORPHANS, (kind,)).fetchall()]
         moved = [self._give_up(tx, job, "the engine died while it ran", crashed=True) for job in orphans]
-        for job in [_job(row) for row in tx.execute(_WAITING).fetchall()]:
+        for job in [_job(row) for row in tx.execute(_WAITING, (kind,)).fetchall()]:
             reason = "the engine stopped before its turn"
             self._move(tx, job, state=RunState.INTERRUPTED, reason=reason, finished_at=self._now())
             moved.append(self.get(tx, job.id))

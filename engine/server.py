@@ -25,7 +25,24 @@ from starlette.types import ASGIApp
 from engine.core import Engine
 from engine.errors import ConfigError, EnvironmentUnfitError
 from engine.home import socket_path
-from engine.routes import adapters, device, events, jobs, problems, sessions, state, training
+from engine.routes import (
+    adapters,
+    device,
+    evaluate,
+    events,
+    evidence,
+    evolve,
+    improve,
+    jobs,
+    merge,
+    operations,
+    problems,
+    promotion,
+    sessions,
+    state,
+    suites,
+    training,
+)
 from engine.routes.guards import RequestGuard, TokenGate
 
 TOKEN_BYTES = 32
@@ -48,7 +65,23 @@ def create_app(engine: Engine) -> FastAPI:
         title="rune-tui engine", version=engine.version, docs_url=None, redoc_url=None, redirect_slashes=False
     )
     app.state.engine = engine
-    for module in (state, sessions, events, adapters, device, jobs, training):
+    for module in (
+        state,
+        sessions,
+        events,
+        adapters,
+        device,
+        jobs,
+        training,
+        operations,
+        suites,
+        evaluate,
+        evidence,
+        evolve,
+        improve,
+        promotion,
+        merge,
+    ):
         app.include_router(module.router)
     problems.install(app)
     app.add_middleware(RequestGuard)

@@ -39,8 +39,8 @@ MAX_PAGE = 1000
 
 _FROM = "FROM sessions JOIN jobs USING (id)"
 _COLUMNS = (
-    "id, task, state, reason, outcome, phases, attempts, tokens, seconds, adapter, backend, model, sandbox_level,"
-    " run_id, created_at, started_at, finished_at"
+    "id, task, state, reason, outcome, phases, attempts, tokens, seconds, adapter, adapter_reason, backend, model,"
+    " sandbox_level, run_id, created_at, started_at, finished_at"
 )
 _EXISTS = "SELECT 1 FROM jobs WHERE id = ?"
 _INSERT = "INSERT INTO sessions (id, task, run_id, adapter) VALUES (?, ?, ?, ?)"
@@ -54,7 +54,8 @@ ORDER BY number DESC LIMIT :limit OFFSET :offset
 _COUNTS = "SELECT state, COUNT(*) AS number FROM jobs WHERE kind = ? GROUP BY state"
 _UPDATE = """
 UPDATE sessions SET outcome = :outcome, phases = :phases, attempts = :attempts, tokens = :tokens, seconds = :seconds,
-       backend = :backend, model = :model, sandbox_level = :sandbox_level, code = :code, summary = :summary
+       adapter = :adapter, adapter_reason = :adapter_reason, backend = :backend, model = :model,
+       sandbox_level = :sandbox_level, code = :code, summary = :summary
 WHERE id = :id
 """
 
@@ -68,6 +69,8 @@ class Changes:
     attempts: int | None = None
     tokens: int | None = None
     seconds: float | None = None
+    adapter: str | None = None
+    adapter_reason: str | None = None
     backend: str | None = None
     model: str | None = None
     sandbox_level: str | None = None

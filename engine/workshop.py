@@ -15,25 +15,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.api_device import DeviceState
-from engine.api_models import AttemptRecord, Outcome, PhaseStatus, RunState, SessionRecord, StreamChunk
+from engine.api_models import AttemptRecord, Outcome, PhaseStatus, RunState, SessionRecord, StreamChunk, TaskMode
 from engine.assembly import Stores
 from engine.config import Config, SandboxSection
 from engine.device.contracts import LiveAdapter
 from engine.device.owner import Device
-from engine.errors import BudgetExceededError, ConflictError, RuneError
+from engine.errors import BudgetExceededError, RuneError
 from engine.events import Bus
 from engine.inference.admitted import AdmittedProvider
 from engine.runner import Ended
 from engine.sessions import Changes
 from registry.clock import Clock
-from registry.errors import RegistryError
 from registry.models import LoadableAdapter
 
 if TYPE_CHECKING:
     from engine.evaluation.judge import Judge
+    from engine.evolution.picking import Picker
     from engine.pipeline.parts import Parts, SessionResult
     from engine.pipeline.prompts import Prompts
     from engine.sandbox.probe import SandboxReport
+    from engine.sandbox.run import Sandbox
 
 MODEL_STATES = {
     DeviceState.STARTING: "starting",
@@ -47,6 +48,9 @@ MODEL_STATES = {
 
 STATES = {Outcome.ERROR: RunState.FAILED, Outcome.CANCELLED: RunState.CANCELLED}
 """State of a session by its outcome, where it did not run to its end; with any other outcome it succeeded."""
+
+EXPLORER = "explorer"
+"""Stands for backend and model where none was asked."""
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +83,8 @@ class Workshop:
         self._prompts: Prompts | None = None
         self._checkpoints: Path | None = None
         self._judge: Judge | None = None
+        self._sandbox: Sandbox | None = None
+        self._picker: Picker | None = None
         self._report: SandboxReport | None = None
 
     async def check(self) -> None:
@@ -88,7 +94,7 @@ class Workshop:
             ConfigError: `pipeline.templates` names a folder that cannot be used.
         """
         if self._templates is not None:
-            await self._ready_prompts()
+            await self.ready_prompts()
 
     def facts(self) -> Facts:
         """As last observed; the sandbox is unknown until something looked at it."""
@@ -104,7 +110,7 @@ class Workshop:
     async def look_at_sandbox(self) -> None:
         """Find out how well this machine can isolate generated code; from then on `facts` says it."""
         try:
-            await self._ready_judge()
+            await self.ready_judge()
         except (RuneError, OSError) as error:  # the first session tries again, and then says so to its user
             log.error("the sandbox could not be looked at: %s", error)
 
@@ -114,7 +120,7 @@ class Workshop:
         Raises:
             RuneError: it could not be worked on; the sentence says why.
         """
-        await asyncio.to_thread(importlib.import_module, "engine.pipeline.run")  # LangGraph: a second of imports
+        await asyncio.to_thread(_import_pipeline)  # LangGraph: a second of imports
         from engine.pipeline.limits import Stopwatch
         from engine.pipeline.run import initial_phases, run_session
 
@@ -123,7 +129,7 @@ class Workshop:
             await self._stores.sessions.update(session.id, Changes(phases=session.phases))
         report = Progress(self._stores, self._bus, session)
         adapter = await self._adapter(session)
-        live = LiveAdapter(adapter.adapter.digest, str(adapter.directory)) if adapter else None
+        live = LiveAdapter(adapter.adapter.digest, str(adapter.directory), adapter.gguf_sha256) if adapter else None
         stopwatch = Stopwatch()
         provider = AdmittedProvider(self._device, self._config.model.base_id, live, waiting=stopwatch.paused)
         started = self._clock.monotonic()
@@ -139,17 +145,18 @@ class Workshop:
         except BaseException:  # cancelled or failed: the time was spent all the same
             await self._stores.sessions.update(session.id, Changes(seconds=seconds()))
             raise
-        changes = replace(self._changes(result, provider), seconds=seconds())
+        changes = replace(self._changes(session.task.mode, result, provider), seconds=seconds())
         return Ended(STATES.get(result.outcome, RunState.SUCCEEDED), result.reason, changes)
 
-    def _changes(self, result: SessionResult, provider: AdmittedProvider) -> Changes:
+    def _changes(self, mode: TaskMode, result: SessionResult, provider: AdmittedProvider) -> Changes:
+        explored = mode is TaskMode.EXPLORE
         return Changes(
             outcome=result.outcome,
             phases=result.phases or None,
             attempts=result.attempts,
             tokens=result.tokens,
-            backend=provider.answered_by or self._device.status().backend,
-            model=self._config.model.base_id,
+            backend=EXPLORER if explored else provider.answered_by or self._device.status().backend,
+            model=EXPLORER if explored else self._config.model.base_id,
             sandbox_level=result.sandbox_level,
             code=result.code or None,
             summary=result.summary,
@@ -165,10 +172,10 @@ class Workshop:
             pipeline=self._config.pipeline,
             generation=self._config.generation,
             provider=admitted,
-            judge=await self._ready_judge(),
+            judge=await self.ready_judge(),
             store=self._stores.trajectories,
             report=report,
-            prompts=await self._ready_prompts(),
+            prompts=await self.ready_prompts(),
             checkpoints=await self._ready_checkpoints(),
             clock=self._clock,
             parallel=self._config.inference.parallel,
@@ -176,17 +183,35 @@ class Workshop:
             adapter_digest=adapter.adapter.digest if adapter else None,
             backend=self._device.status().backend,
             model=self._config.model.base_id,
+            sandbox=self._sandbox,
+            explorer_programs=self._config.evolution.explorer_programs,
         )
 
     async def _adapter(self, session: SessionRecord) -> LoadableAdapter | None:
-        if session.adapter is None:
-            return None
-        try:
-            return await self._stores.registry.resolve_for_load(session.adapter)
-        except RegistryError as error:
-            raise ConflictError(f"Adapter {session.adapter}: {error}") from error
+        """What the session is worked on with: decided once, and written down with the reason.
 
-    async def _ready_prompts(self) -> Prompts:
+        Raises:
+            ConflictError: the adapter that its user named cannot be used.
+        """
+        picked = await self._ready_picker().decide(session, self._device.status().backend)
+        if not session.adapter_reason:
+            adapter = picked.adapter.adapter.id if picked.adapter else None
+            await self._stores.sessions.update(session.id, Changes(adapter=adapter, adapter_reason=picked.reason))
+        return picked.adapter
+
+    def _ready_picker(self) -> Picker:
+        if self._picker is None:
+            from engine.evolution.learned import Learned
+            from engine.evolution.picking import Picker
+            from engine.training.dataset import DataStore
+
+            stores, config = self._stores, self._config
+            learned = Learned(stores.db, stores.registry, DataStore(self._home / "training"))
+            self._picker = Picker(stores.registry, learned, config.model.base_id, config.evolution)
+        return self._picker
+
+    async def ready_prompts(self) -> Prompts:
+        """The templates, read on first use."""
         async with self._building:
             if self._prompts is None:
                 self._prompts = await asyncio.to_thread(_load_prompts, self._templates)
@@ -202,11 +227,17 @@ class Workshop:
                 self._checkpoints = path
             return self._checkpoints
 
-    async def _ready_judge(self) -> Judge:
+    async def ready_judge(self) -> Judge:
+        """The judge, made on first use: the sandbox is tried out then."""
         async with self._building:
             if self._judge is None:
-                self._judge, self._report = await asyncio.to_thread(_make_judge, self._config.sandbox)
+                self._judge, self._sandbox, self._report = await asyncio.to_thread(_make_judge, self._config.sandbox)
             return self._judge
+
+
+def _import_pipeline() -> None:
+    for module in ("engine.pipeline.run", "engine.evolution.picking"):
+        importlib.import_module(module)
 
 
 def _load_prompts(templates: Path | None) -> Prompts:
@@ -215,14 +246,15 @@ def _load_prompts(templates: Path | None) -> Prompts:
     return load_prompts(templates)
 
 
-def _make_judge(settings: SandboxSection) -> tuple[Judge, SandboxReport]:
+def _make_judge(settings: SandboxSection) -> tuple[Judge, Sandbox, SandboxReport]:
     """Imports, tries the sandbox out, and makes the judge on what it found: in a thread, since all of it blocks."""
     from engine.evaluation.judge import Judge
     from engine.sandbox.probe import probe
     from engine.sandbox.run import Sandbox
 
     report = probe(settings)
-    return Judge(Sandbox(settings, report)), report
+    sandbox = Sandbox(settings, report)
+    return Judge(sandbox), sandbox, report
 
 
 class Progress:

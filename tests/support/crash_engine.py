@@ -20,9 +20,11 @@ from engine.device import guarded
 from engine.device.contracts import ProcessId
 from engine.device.processes import read_records
 from engine.jobs import Jobs
+from engine.training import trainer
 from engine.training.jobs import TrainingJobs
 from registry import crash
 
+_own = trainer._environment
 FAKE_CHILD = str(Path(__file__).with_name("fake_trainer.py"))
 VICTIMS = ("engine", "guardian", "trainer guardian", "server", "trainer")
 
@@ -77,7 +79,7 @@ def break_it(how: str, home: Path) -> None:
                 return []
 
             TrainingJobs.recover = nothing  # type: ignore[assignment,method-assign]  # the planted bug
-            Jobs.recover = lambda self, tx: []  # type: ignore[method-assign]  # the same
+            Jobs.recover = lambda self, tx, kind="%": []  # type: ignore[method-assign]  # the same
         case "no guardian":
             folder = home.parent / "direct"
             folder.mkdir(exist_ok=True)
@@ -94,6 +96,9 @@ def run() -> int:
         program = (sys.executable, FAKE_CHILD, str(play))
         replaced: Any = functools.partial(assembly.Parts, program=program)
         assembly.Parts = replaced  # type: ignore[misc]  # the one place where the engine names its trainer
+    if point := os.environ.get("RUNE_TEST_TRAINER_CRASH_AT"):
+        inherit: Any = lambda gpu, epoch: {**_own(gpu, epoch), "RUNE_CRASH_AT": point}  # noqa: E731 # stands for a function
+        trainer._environment = inherit  # what the product keeps from its child
     home = Path(arguments[arguments.index("--home") + 1])
     break_it(os.environ.get("RUNE_TEST_BROKEN", ""), home)
     if victim != "engine":

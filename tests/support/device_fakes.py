@@ -60,6 +60,8 @@ class World:
     foreign: list[MemoryHolder] = field(default_factory=list[MemoryHolder])
     holder: str = ""
     """Who else has the lock."""
+    host_free_mib: int = TOTAL_MIB
+    """Of the machine's memory, beside the device's."""
 
     @property
     def free_mib(self) -> int:
@@ -141,9 +143,9 @@ class FakeServer:
         await self._act(f"unload {name}")
         self.loaded.pop(name, None)
 
-    async def record(self, adapters: tuple[LiveAdapter, ...]) -> Oracle:
-        await self._act("record")
-        names = ["base", *(adapter.name for adapter in adapters)]
+    async def record(self, adapters: tuple[LiveAdapter, ...], *, base: bool = True) -> Oracle:
+        await self._act("record" if base else f"record {' '.join(adapter.name for adapter in adapters)} only")
+        names = [*(["base"] if base else []), *(adapter.name for adapter in adapters)]
         return Oracle(tuple((name, Utterance((self.voice,), (0.0,))) for name in names))
 
     async def verify(self, oracle: Oracle) -> None:
@@ -180,6 +182,7 @@ class FakeTrainer:
         self.world = world
         self.job_id = job_id
         self.need_mib = need_mib
+        self.host_mib = 0
         self.ends = deque(ends)
         self.running = asyncio.Event()
         self.published = 0
@@ -248,6 +251,10 @@ class FakeGround:
         sample = await self.sample()
         self.world.log.append(f"prove {mib}")
         return prove([sample, sample], Need(mib, margin_mib, known))
+
+    async def prove_host(self, mib: int, *, margin_mib: int) -> Proof:
+        sample = MemorySample(self.world.host_free_mib, TOTAL_MIB)
+        return prove([sample, sample], Need(mib, margin_mib))
 
     def release(self) -> None:
         self.owned = False

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
+from support.fake_registry import FakeRegistry
+
 from engine.api_device import BackendInfo, BackendName, BackendSwitched, DeviceState, DeviceStatus
 from engine.api_models import (
     AdapterRecord,
@@ -325,13 +327,14 @@ class FakeDevice:
         return self.change_job(job_id, position=position)
 
 
-class FakeEngine(FakeDevice):
+class FakeEngine(FakeDevice, FakeRegistry):
     """An engine in memory. `down` makes every call fail; `fail_next` makes the next one raise what it holds."""
 
     def __init__(
         self, sessions: tuple[SessionRecord, ...] = (), adapters: tuple[AdapterRecord, ...] = (), **health: Any
     ) -> None:
-        super().__init__()
+        FakeDevice.__init__(self)
+        FakeRegistry.__init__(self)
         self.records = {record.id: record for record in sessions}
         self.adapter_list = adapters
         self.attempts: dict[str, tuple[AttemptRecord, ...]] = {}

@@ -11,7 +11,8 @@ import random
 import signal
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from statistics import median
 from threading import Thread
@@ -23,6 +24,8 @@ from support.whole_engine import Place, WholeEngine, whole_engine
 
 from engine.device.processes import send
 
+REAL_LONGEST_S = 20.0
+"""The same with the real trainer, whose imports alone take a few seconds."""
 LONGEST_S = 4.0
 """From the start of an engine to its end: a handover takes less than 2 s of it."""
 MOMENT_S = 1.0
@@ -44,6 +47,8 @@ class Figures:
     rested: Counter[str] = field(default_factory=Counter[str])
     accepted: list[str] = field(default_factory=list[str])
     resumed: int = 0
+    real_rounds: int = 0
+    """In which the real trainer ran."""
     seconds: float = 0.0
 
     def summary(self) -> dict[str, Any]:
@@ -55,6 +60,7 @@ class Figures:
             "came_to_rest_in": dict(self.rested),
             "jobs": len(self.accepted),
             "interrupted_and_resumed": self.resumed,
+            "rounds_with_the_real_trainer": self.real_rounds,
             "seconds": round(self.seconds, 1),
         }
 
@@ -67,23 +73,41 @@ class Rounds:
         self.dice = random.Random(seed)
         self.figures = Figures()
         self.killed_at = 0.0
+        self.longest_s = LONGEST_S
 
-    def run(self, rounds: int) -> Figures:
+    def run(self, rounds: int, real: int = 0) -> Figures:
         """Kill, and end with one engine that must settle everything.
+
+        Args:
+            real: in so many of the rounds, spread evenly, the trainer child is the real one, on the tiny base.
 
         Raises:
             AssertionError: something was lost, doubled, left behind or not explained.
         """
         started = time.monotonic()
         for number in range(rounds):
-            self.round(number)
+            with self.trainer(real=(number + 1) * real // rounds > number * real // rounds):
+                self.round(number)
         self.last()
         self.figures.seconds = time.monotonic() - started
         return self.figures
 
+    @contextmanager
+    def trainer(self, *, real: bool) -> Iterator[None]:
+        """Which trainer the engines of a block start."""
+        play = self.place.play.read_text()
+        self.longest_s = REAL_LONGEST_S if real else LONGEST_S
+        self.figures.real_rounds += real
+        if real:
+            self.place.play.write_text("null")
+        try:
+            yield
+        finally:
+            self.place.play.write_text(play)
+
     def round(self, number: int) -> None:
         victim = self.dice.choices(VICTIMS, WEIGHTS)[0]
-        delay = self.dice.uniform(0.1, LONGEST_S)
+        delay = self.dice.uniform(0.1, self.longest_s)
         with whole_engine(self.place) as engine:
             deeds = Thread(target=self.deeds, args=(engine, f"a{number}"))
             deeds.start()

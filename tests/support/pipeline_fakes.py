@@ -21,7 +21,7 @@ from engine.config import Config, load_config
 from engine.evaluation.judge import Checks, Solution
 from engine.evaluation.verdict import Strength, TestFailure, Verdict
 from engine.inference.provider import Capabilities, Completion, Delta, FinishReason, Health, Request
-from engine.pipeline.parts import Parts
+from engine.pipeline.parts import Judge, Parts
 from engine.pipeline.prompts import load_prompts
 from engine.training.trajectories import TrajectoryStore
 from registry.clock import Clock, SeededClock
@@ -231,7 +231,7 @@ def make_parts(
     store: TrajectoryStore,
     provider: ScriptedProvider,
     *,
-    judge: FakeJudge | None = None,
+    judge: Judge | None = None,
     report: Told | None = None,
     clock: Clock | None = None,
     config: Config | None = None,

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from support.fake_registry import FakeRegistry
 from textual.app import App
 from textual.pilot import Pilot
 
@@ -61,6 +62,8 @@ async def attached(
 ) -> AsyncGenerator[tuple[RuneApp, Pilot[None]], None]:
     """The app on that engine, attached and drawn."""
     options.setdefault("export_directory", Path("/nonexistent"))
+    if isinstance(engine, FakeRegistry):
+        options.setdefault("registry", engine)
     app = RuneApp(engine, refresh_hz=100, **options)
     async with app.run_test(size=size, notifications=True) as pilot:
         await until(pilot, lambda: app.state.loaded or app.state.link.reason)

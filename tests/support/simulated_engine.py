@@ -28,7 +28,7 @@ from engine.device.contracts import (
     TrainerEnd,
     Utterance,
 )
-from engine.device.memory import Need, Proof, settle
+from engine.device.memory import Need, Proof, prove, settle
 from engine.device.owner import Device
 from engine.device.setting import Setting
 from engine.device.wishes import STOPS
@@ -215,6 +215,10 @@ class SimulatedGround:
         memory: Any = self
         return await settle(memory, Need(mib, margin_mib), settle_s, self._world.clock)
 
+    async def prove_host(self, mib: int, *, margin_mib: int) -> Proof:
+        sample = MemorySample(TOTAL_MIB, TOTAL_MIB)
+        return prove([sample, sample], Need(mib, margin_mib))
+
     def release(self) -> None:
         if self._generation == self._world.generation and self._world.trees:
             self._world.violation(f"the lock was let go of while {self._world.trees[0].name} lived")
@@ -313,11 +317,11 @@ class SimulatedServer:
         self._check_state()
         await self._work(0.0, 0.1)
 
-    async def record(self, adapters: tuple[LiveAdapter, ...]) -> Oracle:
+    async def record(self, adapters: tuple[LiveAdapter, ...], *, base: bool = True) -> Oracle:
         await self._work(0.1, 2)
         await self._may_fail("record")
         said = Utterance(("a",), (0.0,))
-        return Oracle((("base", said), *((adapter.name, said) for adapter in adapters)))
+        return Oracle((*((("base", said),) if base else ()), *((adapter.name, said) for adapter in adapters)))
 
     async def verify(self, oracle: Oracle) -> None:
         await self._work(0.1, 2)
@@ -338,6 +342,7 @@ class SimulatedTrainer:
     """One attempt of a job."""
 
     need_mib = TRAINER_MIB
+    host_mib = 0
 
     def __init__(self, world: World, generation: int, job_id: str) -> None:
         self.world = world

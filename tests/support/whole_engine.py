@@ -142,12 +142,19 @@ class WholeEngine(Process):
 
 @contextmanager
 def whole_engine(
-    place: Place, *overrides: str, crash_at: str = "", victim: str = "engine", broken: str = ""
+    place: Place,
+    *overrides: str,
+    crash_at: str = "",
+    victim: str = "engine",
+    broken: str = "",
+    trainer_crash_at: str = "",
 ) -> Iterator[WholeEngine]:
     """Start one; killed at the end of the block if it still runs."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "RUNE_CRASH_AT": crash_at}
     if not crash_at:
         del environment["RUNE_CRASH_AT"]
+    if trainer_crash_at:
+        environment["RUNE_TEST_TRAINER_CRASH_AT"] = trainer_crash_at
     if broken:
         environment["RUNE_TEST_BROKEN"] = broken
     child = subprocess.Popen(

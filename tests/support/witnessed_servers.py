@@ -171,7 +171,7 @@ class WitnessedServer:
     async def unload_adapter(self, name: str) -> None:
         raise AssertionError(name)
 
-    async def record(self, adapters: tuple[LiveAdapter, ...]) -> Oracle:
+    async def record(self, adapters: tuple[LiveAdapter, ...], *, base: bool = True) -> Oracle:
         return Oracle((("base", Utterance(("a",), (0.0,))),))
 
     async def verify(self, oracle: Oracle) -> None:
@@ -191,6 +191,7 @@ class WitnessedTrainer:
     """A trainer that runs for a moment, and sometimes fails."""
 
     need_mib = 1
+    host_mib = 0
 
     def __init__(self, site: Site, job_id: str) -> None:
         self.job_id = job_id

@@ -225,5 +225,6 @@ async def test_the_openapi_document_lists_every_status(home: Path) -> None:
     assert {"201", "409", "422"} <= routes["POST", "/adapters"]
     assert {"200", "404", "409", "422"} <= routes["POST", "/sessions/{session_id}/cancel"]
     assert {"200", "503"} <= routes["GET", "/ready"]
-    assert len(routes) == 27
+    assert {"202", "404", "422"} <= routes["POST", "/evaluate"]
+    assert len(routes) == 53
     assert json.dumps(document)

@@ -1,0 +1,18 @@
+"""/evaluate: measure an adapter, or the base model, on a suite."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from engine.api_learning import EvaluateRequest, Operation, OperationKind
+from engine.routes.dependencies import EngineOfApp
+from engine.routes.problems import answers
+
+router = APIRouter(prefix="/evaluate", tags=["learning"])
+
+
+@router.post("", status_code=202, responses=answers(404, 409, 422))
+async def evaluate(body: EvaluateRequest, engine: EngineOfApp) -> Operation:
+    """Queue the measurement; the report is the operation's result."""
+    await engine.learning.evaluator.check(body)
+    return await engine.learning.operations.create(OperationKind.EVALUATE, body)
