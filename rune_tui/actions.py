@@ -5,122 +5,35 @@ An action that cannot be done now stays where it is and says why: `refusal` give
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from engine.api_device import DeviceState
 from engine.api_models import RunState
-from engine.api_training import TrainJob
-from rune_tui.state import LinkState, State
-
-Refusal = Callable[[State], str | None]
-"""Why the action cannot be done in this state; None means that it can."""
-
-
-def _always(state: State) -> str | None:
-    del state
-    return None
-
-
-def _connected(state: State) -> str | None:
-    if state.link.state is not LinkState.LIVE:
-        return "no engine is connected; it is tried again by itself"
-    return None
-
-
-def _with_session(state: State) -> str | None:
-    if reason := _connected(state):
-        return reason
-    return None if state.selected_session else "no session is selected; press n to start a task"
-
-
-def _can_cancel(state: State) -> str | None:
-    if reason := _with_session(state):
-        return reason
-    session = state.selected_session
-    assert session is not None
-    if session.state in (RunState.QUEUED, RunState.RUNNING):
-        return None
-    return f"the session has already ended ({session.state})"
-
-
-RESUMABLE = frozenset({RunState.CANCELLED, RunState.INTERRUPTED, RunState.FAILED})
-"""States from which a session can go on."""
-
-
-def _can_resume(state: State) -> str | None:
-    if reason := _with_session(state):
-        return reason
-    session = state.selected_session
-    assert session is not None
-    if session.state in RESUMABLE:
-        return None
-    if session.state is RunState.SUCCEEDED:
-        return "the session ran to its end; there is nothing left to do"
-    return f"the session is {session.state}; only a stopped one can be resumed"
-
-
-def _with_device(state: State) -> str | None:
-    if reason := _connected(state):
-        return reason
-    return None if state.workshop.device_served else "this engine cannot do it: it is older than this terminal"
-
-
-def _can_retry_device(state: State) -> str | None:
-    if reason := _with_device(state):
-        return reason
-    device = state.workshop.device
-    if device is None or device.state is DeviceState.FAULT:
-        return None
-    return "the device has no fault"
-
-
-def _with_training(state: State) -> str | None:
-    if reason := _connected(state):
-        return reason
-    return None if state.workshop.jobs_served else "this engine cannot train: it is older than this terminal"
-
-
-def _with_job(state: State) -> str | None:
-    if reason := _with_training(state):
-        return reason
-    return None if state.workshop.job else "no training job is selected; press t to queue one"
-
-
-def _job_in(*states: RunState) -> Refusal:
-    """The selected job must be in one of those states."""
-
-    def refusal(state: State) -> str | None:
-        if reason := _with_job(state):
-            return reason
-        job = state.workshop.job
-        assert job is not None
-        return None if job.state in states else f"the job is {job.state}"
-
-    return refusal
-
-
-def _can_move(step: int) -> Refusal:
-    def refusal(state: State) -> str | None:
-        if reason := _job_in(RunState.QUEUED)(state):
-            return reason
-        job = state.workshop.job
-        assert job is not None
-        if moved_to(state, job, step) is None:
-            return "it is the first of the queue" if step < 0 else "it is the last of the queue"
-        return None
-
-    return refusal
-
-
-def moved_to(state: State, job: TrainJob, step: int) -> int | None:
-    """The place in the queue that is so many steps from the job's; None where there is none."""
-    target = (job.position or 1) + step
-    return target if 1 <= target <= state.workshop.queue_length() else None
-
+from rune_tui.action_rules import (
+    RESUMABLE,
+    Refusal,
+    always,
+    can_cancel,
+    can_move,
+    can_resume,
+    can_retry_device,
+    can_roll_back,
+    connected,
+    job_in,
+    with_adapter,
+    with_adapter_in_use,
+    with_device,
+    with_job,
+    with_registry,
+    with_session,
+    with_training,
+)
+from rune_tui.state import State
 
 TRAINING_PANE = "training"
 """Id of the pane whose keys act on a training job."""
+
+ADAPTERS_PANE = "adapters"
+"""Id of the pane whose keys act on an adapter."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +46,9 @@ class Action:
     """As Textual names them; the first is the one that the footer and the help show."""
     help: str
     cli: str = ""
-    """The same on the command line, where it exists; SESSION and JOB stand for the id of the one under the cursor."""
-    refusal: Refusal = _always
+    """The same on the command line, where it exists; SESSION, JOB, ADAPTER and TASK_TYPE stand for
+    the one under the cursor."""
+    refusal: Refusal = always
     in_footer: bool = False
     short: str = ""
     """Title in the footer, where the pane says what it is about."""
@@ -149,7 +63,7 @@ ACTIONS: tuple[Action, ...] = (
         ("n",),
         "Give the model a task: a prompt, tests if there are any, and how much of the pipeline it goes through.",
         "rune-tui --batch FILE",
-        _connected,
+        connected,
         in_footer=True,
     ),
     Action(
@@ -158,7 +72,7 @@ ACTIONS: tuple[Action, ...] = (
         ("c",),
         "Stop the selected session, after asking. It can be resumed.",
         "rune-tui sessions cancel SESSION",
-        _can_cancel,
+        can_cancel,
         in_footer=True,
     ),
     Action(
@@ -167,7 +81,7 @@ ACTIONS: tuple[Action, ...] = (
         ("r",),
         "Let the selected session go on from its last finished step.",
         "rune-tui sessions resume SESSION",
-        _can_resume,
+        can_resume,
         in_footer=True,
     ),
     Action(
@@ -176,7 +90,7 @@ ACTIONS: tuple[Action, ...] = (
         ("d",),
         "Every attempt of the selected session: code, verdict, diagnosis. Enter on a session does the same.",
         "rune-tui sessions show SESSION",
-        _with_session,
+        with_session,
         in_footer=True,
     ),
     Action(
@@ -185,7 +99,7 @@ ACTIONS: tuple[Action, ...] = (
         ("e",),
         "Write the log of the selected session to a file, as JSON Lines, CSV or Markdown.",
         "rune-tui export-log --session SESSION --format jsonl",
-        _with_session,
+        with_session,
         in_footer=True,
     ),
     Action(
@@ -194,7 +108,7 @@ ACTIONS: tuple[Action, ...] = (
         ("t",),
         "Queue a training job; shows what it would take before it asks.",
         "rune-tui train --from-trajectories",
-        _with_training,
+        with_training,
         in_footer=True,
     ),
     Action(
@@ -203,7 +117,7 @@ ACTIONS: tuple[Action, ...] = (
         ("b",),
         "Choose what serves the model; shows what each can do and why one cannot be used.",
         "rune-tui backend list",
-        _with_device,
+        with_device,
         in_footer=True,
     ),
     Action(
@@ -212,16 +126,16 @@ ACTIONS: tuple[Action, ...] = (
         ("i",),
         "Who has the device, since when and why, and what its memory holds.",
         "rune-tui device",
-        _with_device,
+        with_device,
     ),
-    Action("retry-device", "Retry device", (), "Look at a device with a fault again, now.", refusal=_can_retry_device),
+    Action("retry-device", "Retry device", (), "Look at a device with a fault again, now.", refusal=can_retry_device),
     Action(
         "cancel-job",
         "Cancel job",
         ("c",),
         "Stop the selected training job, after asking. It can be resumed.",
         "rune-tui jobs cancel JOB",
-        _job_in(RunState.QUEUED, RunState.RUNNING),
+        job_in(RunState.QUEUED, RunState.RUNNING),
         in_footer=True,
         short="Cancel",
         pane=TRAINING_PANE,
@@ -232,7 +146,7 @@ ACTIONS: tuple[Action, ...] = (
         ("p",),
         "Take the selected training job out of the queue; a running one stops at a checkpoint.",
         "rune-tui jobs pause JOB",
-        _job_in(RunState.QUEUED, RunState.RUNNING),
+        job_in(RunState.QUEUED, RunState.RUNNING),
         in_footer=True,
         pane=TRAINING_PANE,
     ),
@@ -242,7 +156,7 @@ ACTIONS: tuple[Action, ...] = (
         ("r",),
         "Let the selected training job go on from its last checkpoint, in its old place.",
         "rune-tui jobs resume JOB",
-        _job_in(*RESUMABLE),
+        job_in(*RESUMABLE),
         in_footer=True,
         short="Resume",
         pane=TRAINING_PANE,
@@ -253,7 +167,7 @@ ACTIONS: tuple[Action, ...] = (
         ("a",),
         "Let the selected training job start over, in its old place.",
         "rune-tui jobs retry JOB",
-        _job_in(*RESUMABLE),
+        job_in(*RESUMABLE),
         in_footer=True,
         pane=TRAINING_PANE,
     ),
@@ -263,7 +177,7 @@ ACTIONS: tuple[Action, ...] = (
         ("K", "shift+up"),
         "Let the selected training job start one place earlier.",
         "rune-tui jobs move JOB PLACE",
-        _can_move(-1),
+        can_move(-1),
         pane=TRAINING_PANE,
     ),
     Action(
@@ -272,7 +186,7 @@ ACTIONS: tuple[Action, ...] = (
         ("J", "shift+down"),
         "Let the selected training job start one place later.",
         "rune-tui jobs move JOB PLACE",
-        _can_move(1),
+        can_move(1),
         pane=TRAINING_PANE,
     ),
     Action(
@@ -281,10 +195,83 @@ ACTIONS: tuple[Action, ...] = (
         ("d",),
         "Losses, progress, recipe and result of the selected training job. Enter on a job does the same.",
         "rune-tui jobs show JOB",
-        _with_job,
+        with_job,
         in_footer=True,
         short="Details",
         pane=TRAINING_PANE,
+    ),
+    Action(
+        "promote",
+        "Promote",
+        ("p",),
+        "Show what promoting the selected adapter would rest on; promote it, or have measured what is missing.",
+        "rune-tui promote ADAPTER",
+        with_adapter_in_use,
+        in_footer=True,
+        pane=ADAPTERS_PANE,
+    ),
+    Action(
+        "merge",
+        "Merge",
+        ("m",),
+        "Make one adapter of the selected one and others.",
+        "rune-tui merge --method ties ADAPTER OTHER",
+        with_adapter_in_use,
+        in_footer=True,
+        pane=ADAPTERS_PANE,
+    ),
+    Action(
+        "evaluate",
+        "Evaluate",
+        ("v",),
+        "Measure the selected adapter on a suite.",
+        "rune-tui evaluate --adapter ADAPTER --suite SUITE",
+        with_adapter_in_use,
+        in_footer=True,
+        pane=ADAPTERS_PANE,
+    ),
+    Action(
+        "archive",
+        "Archive",
+        ("x",),
+        "Take the selected adapter out of use, after asking; an archived one comes back. Nothing is deleted.",
+        "rune-tui prune ADAPTER",
+        with_adapter,
+        in_footer=True,
+        pane=ADAPTERS_PANE,
+    ),
+    Action(
+        "rollback",
+        "Roll back",
+        ("R",),
+        "Put the champion before this one of the selected adapter's task type back, after asking.",
+        "rune-tui rollback TASK_TYPE",
+        can_roll_back,
+        pane=ADAPTERS_PANE,
+    ),
+    Action(
+        "undo",
+        "Undo",
+        ("z",),
+        "Take back the newest change of the registry, after showing it; also one from before a restart.",
+        "rune-tui undo",
+        with_registry,
+    ),
+    Action(
+        "redo",
+        "Redo",
+        ("Z",),
+        "Do the last undone change of the registry again, after showing it.",
+        "rune-tui redo",
+        with_registry,
+    ),
+    Action(
+        "history",
+        "History",
+        ("h",),
+        "Every change of the registry, newest first, with what was before it.",
+        "rune-tui history",
+        with_registry,
     ),
     Action("tasks", "Tasks", ("1",), "Go to the task pipeline."),
     Action("adapters", "Adapters", ("2",), "Go to the adapter tree."),
@@ -325,5 +312,11 @@ def _key_name(key: str) -> str:
 
 def spelled(action: Action, state: State) -> str:
     """The command line that does the same for what is selected; empty where there is none."""
-    cli = action.cli.replace("SESSION", state.selected or "SESSION")
-    return cli.replace("JOB", state.workshop.selected_job or "JOB")
+    adapter = state.selected_adapter
+    names = {
+        "SESSION": state.selected,
+        "JOB": state.workshop.selected_job,
+        "ADAPTER": adapter.id if adapter else "",
+        "TASK_TYPE": adapter.task_type if adapter else "",
+    }
+    return " ".join(names.get(word) or word for word in action.cli.split(" "))

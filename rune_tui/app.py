@@ -30,6 +30,8 @@ from rune_tui.actions import BY_ID
 from rune_tui.attach import Attachment, EnginePort, plain_reason
 from rune_tui.client import EngineClient
 from rune_tui.plain_text import plain_notify
+from rune_tui.registry_port import RegistryPort, open_port
+from rune_tui.registry_state import OperationView, ended_since
 from rune_tui.screens.confirm import ConfirmScreen
 from rune_tui.screens.export import ExportChoice, ExportScreen, write_log
 from rune_tui.screens.help import help_rows
@@ -37,9 +39,11 @@ from rune_tui.screens.main import MainScreen
 from rune_tui.screens.new_task import NewTaskScreen
 from rune_tui.screens.palette import ActionProvider
 from rune_tui.screens.reader import ReaderScreen
+from rune_tui.screens.registry import RegistryDesk
 from rune_tui.screens.workshop import Workshop
-from rune_tui.state import Item, State, apply_all, reread, select, select_training, stale
+from rune_tui.state import Item, State, apply_all, reread, select, select_adapter, select_training, stale
 from rune_tui.tails import DEFAULT_STREAM_LINES
+from rune_tui.terminal_driver import TerminalDriver
 from rune_tui.widgets.adapter_rows import adapter_details
 from rune_tui.widgets.row import Row
 from rune_tui.widgets.session_details import details_rows
@@ -77,18 +81,21 @@ class RuneApp(App[None]):
         stream_lines: int = DEFAULT_STREAM_LINES,
         export_directory: Path = Path(),
         now: Callable[[], datetime] = _utc_now,
+        registry: RegistryPort | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(driver_class=TerminalDriver)
         self._client = client
         self._refresh_s = 1 / refresh_hz
         self._export_directory = export_directory
         self._now = now
         self._state = State(stream_lines=stream_lines)
         self._pending: list[Item] = []
-        self._attachment = Attachment(client, self.take, gather_s=self._refresh_s)
+        aliases = registry.aliases if registry is not None else None
+        self._attachment = Attachment(client, self.take, gather_s=self._refresh_s, aliases=aliases)
         self._drawn_at = -math.inf
         self._main = MainScreen(self._state, now)
         self._workshop = Workshop(self, self, client, now)
+        self._desk = RegistryDesk(self, self, registry) if registry is not None else None
 
     @property
     def state(self) -> State:
@@ -113,12 +120,15 @@ class RuneApp(App[None]):
     def _draw_batch(self) -> None:
         self._drawn_at = monotonic()
         batch, self._pending = self._pending, []
-        self._change(apply_all(self._state, batch, self._now()))
+        before = self._state.registry
+        self._change(apply_all(self._state, batch, self._now()), self._main.show_change)
+        for one in ended_since(before, self._state.registry):
+            self._say_end(one)
         if found := stale(self._state):
             self._state = reread(self._state)
             self.call(self._attachment.read_again(found))
 
-    def _change(self, state: State) -> None:
+    def _change(self, state: State, show: Callable[[State], None] | None = None) -> None:
         if not state.selected and state.sessions:
             state = select(state, state.ordered_sessions()[0].id)
         self._state = state
@@ -126,7 +136,13 @@ class RuneApp(App[None]):
             self._ticker.resume()
         else:
             self._ticker.pause()
-        self._main.show(state)
+        (show or self._main.show)(state)
+
+    def _say_end(self, operation: OperationView) -> None:
+        if operation.state is RunState.SUCCEEDED:
+            plain_notify(self, f"{operation.id} is done.")
+        else:
+            plain_notify(self, f"{operation.id} is {operation.state}: {operation.reason or 'no reason'}", "warning")
 
     def _tick(self) -> None:
         self._main.show(self._state)
@@ -165,6 +181,7 @@ class RuneApp(App[None]):
             "theme": self.search_themes,
             "quit": self.exit,
             **self._workshop.handlers,
+            **(self._desk.handlers if self._desk is not None else {}),
         }
 
     def call(self, work: Coroutine[Any, Any, object]) -> None:
@@ -220,8 +237,17 @@ class RuneApp(App[None]):
     @on(MainScreen.AdapterChosen)
     def _on_adapter_chosen(self, message: MainScreen.AdapterChosen) -> None:
         adapter = self._state.adapters.get(message.adapter_id)
-        if adapter is not None:
+        if adapter is None:
+            return
+        if self._desk is not None:
+            self._desk.show_adapter(adapter)
+        else:
             self._read(f"Adapter {adapter.id}", adapter_details(adapter))
+
+    @on(MainScreen.AdapterSelected)
+    def _on_adapter_selected(self, message: MainScreen.AdapterSelected) -> None:
+        if message.key != self._state.registry.selected:
+            self._change(select_adapter(self._state, message.key))
 
     def _help(self) -> None:
         self._read("Help", help_rows(self._state))
@@ -268,7 +294,13 @@ def run(home: Path, socket: Path, overrides: Sequence[str] = ()) -> int:
     """
     ui = load_config(home / "config.toml", overrides).ui
     client = EngineClient(socket)
-    app = RuneApp(client, refresh_hz=ui.refresh_hz, stream_lines=ui.stream_lines, export_directory=Path.cwd())
+    app = RuneApp(
+        client,
+        refresh_hz=ui.refresh_hz,
+        stream_lines=ui.stream_lines,
+        export_directory=Path.cwd(),
+        registry=open_port(client),
+    )
     return asyncio.run(_run(app, client))
 
 

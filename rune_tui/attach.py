@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import Protocol
 
@@ -37,6 +37,10 @@ HEALTH_PERIOD_S = 5.0
 
 AT_ONCE_S = 0.005
 """Pieces that come within this time of a rest were read together."""
+
+FAST = 5
+"""More pieces than this in one period: faster than anyone reads, so they may gather for two. Drawing costs by the
+draw, not by the piece."""
 
 BUSY = 50
 """More pieces than this between two rests: the stream is not one that trickles."""
@@ -168,7 +172,11 @@ def plain_reason(error: Exception) -> str:
     return f"Something unexpected happened ({type(error).__name__}: {error})."
 
 
-async def read_snapshot(client: EnginePort) -> Snapshot:
+AliasSource = Callable[[], Awaitable[Mapping[str, str]]]
+"""Reads every alias: `rune_tui.client_registry.RegistryClient.aliases`, or a fake of it."""
+
+
+async def read_snapshot(client: EnginePort, aliases: AliasSource | None = None) -> Snapshot:
     """The engine's present state.
 
     The status comes first: its sequence is a floor, so an event that happens while the lists are read is seen twice
@@ -181,7 +189,14 @@ async def read_snapshot(client: EnginePort) -> Snapshot:
         for state in ("running", "queued"):
             found.update({record.id: record for record in await client.sessions(state=state, limit=PAGE)})
     adapters = await read_adapters(client)
-    return Snapshot(status, tuple(found.values()), adapters, await read_device(client), await read_jobs(client))
+    device, jobs = await read_device(client), await read_jobs(client)
+    return Snapshot(status, tuple(found.values()), adapters, device, jobs, await _read_aliases(aliases))
+
+
+async def _read_aliases(aliases: AliasSource | None) -> Mapping[str, str] | None:
+    with suppress(NotFoundError):
+        return None if aliases is None else await aliases()
+    return None
 
 
 async def read_device(client: DevicePort) -> DeviceStatus | None:
@@ -224,8 +239,9 @@ async def _adapters(client: EnginePort, *, archived: bool) -> list[AdapterRecord
 class Gathering:
     """Lets a stream gather while its reader rests: ten pieces that are read at once cost little more than one.
 
-    After a piece that had to be waited for, the reader rests for one period, and what arrives meanwhile waits in the
-    socket. A stream that brings more than `BUSY` pieces in between is left alone: its batches are large already.
+    After a piece that had to be waited for, the reader rests for a period, or for two if many came in the last one,
+    and what arrives meanwhile waits in the socket. A stream that brings more than `BUSY` pieces in between is left
+    alone: its batches are large already.
     """
 
     def __init__(self, period_s: float) -> None:
@@ -238,8 +254,7 @@ class Gathering:
         self._taken += 1
         if not self._period_s or now - self._woke < AT_ONCE_S:
             return 0.0
-        busy = self._taken > BUSY
-        rest = 0.0 if busy else self._period_s
+        rest = 0.0 if self._taken > BUSY else self._period_s * (2 if self._taken > FAST else 1)
         self._woke, self._taken = now + rest, 0
         return rest
 
@@ -250,10 +265,18 @@ class Attachment:
     Args:
         deliver: takes each item; must not block.
         gather_s: how long live items are left to gather; 0 reads each at once.
+        aliases: reads the registry's aliases; None where nobody shows them.
     """
 
-    def __init__(self, client: EnginePort, deliver: Callable[[Item], None], gather_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        client: EnginePort,
+        deliver: Callable[[Item], None],
+        gather_s: float = 0.0,
+        aliases: AliasSource | None = None,
+    ) -> None:
         self._client = client
+        self._aliases = aliases
         self._deliver = deliver
         self._gather_s = gather_s
         self._wake = asyncio.Event()
@@ -293,7 +316,7 @@ class Attachment:
         """
         live = False
         try:
-            snapshot = await read_snapshot(self._client)
+            snapshot = await read_snapshot(self._client, self._aliases)
             self._deliver(snapshot)
             self._deliver(Link(LinkState.LIVE))
             live = True

@@ -23,6 +23,8 @@ class TaskResult:
     tokens: int
     seconds: float
     adapter: str | None
+    adapter_reason: str
+    """Why it was worked on with that adapter, or with none."""
     backend: str
     model: str
     sandbox_level: str
@@ -45,6 +47,7 @@ def task_result(session: SessionRecord, *, resumed: bool = False) -> TaskResult:
         tokens=session.tokens,
         seconds=round(session.seconds, 3),
         adapter=session.adapter,
+        adapter_reason=session.adapter_reason,
         backend=session.backend,
         model=session.model,
         sandbox_level=session.sandbox_level,

@@ -21,17 +21,31 @@ from engine.errors import ExitCode, RuneError
 
 COMMANDS = {
     "adapters": "List, show, import, archive and restore adapters.",
+    "alias": "List, set and remove names such as code-gen@champion.",
     "backend": "List, choose and install what serves the model.",
     "config": "Show the configuration, or where it is read from.",
     "demo": "Run the tasks that ship with rune-tui on the scripted backend.",
     "device": "Say who has the GPU, why, and until when.",
     "doctor": "Say what this machine can run, and how to mend what it cannot.",
     "engine": "Start, stop and inspect the engine.",
+    "evaluate": "Measure an adapter, or the base model, on a suite.",
+    "evidence": "Measure what promoting an adapter would rest on.",
+    "evolve": "Prune, merge and measure the adapters of a task type once.",
     "export-log": "Write attempts or events out as jsonl, csv or md.",
+    "history": "Show what was changed in the registry, newest first.",
+    "improve": "Run a suite, learn from what was verified, prove the gain, use it, and again.",
     "jobs": "List, show, cancel, pause, resume, retry and move training jobs.",
+    "merge": "Make one adapter of several.",
+    "operations": "List, show, follow, cancel and resume what takes long.",
+    "promote": "Show what a promotion rests on, and promote an adapter.",
+    "prune": "Archive an adapter, unless something still rests on it.",
+    "redo": "Do the last undone change of the registry again.",
+    "rollback": "Put the champion before this one back.",
     "sessions": "List, show, cancel, resume and export sessions.",
     "status": "Say what the engine is doing.",
+    "suite": "List, show, check and add suites: what adapters are measured on.",
     "train": "Make a LoRA adapter from verified work or from a file of examples.",
+    "undo": "Take back the newest change of the registry.",
 }
 """Name -> one line of help. The module is `rune_tui.commands.<name>`, its command the attribute `command`."""
 

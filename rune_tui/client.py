@@ -89,32 +89,32 @@ class EngineClient:
 
     async def health(self) -> EngineStatus:
         """What the engine says of itself."""
-        return EngineStatus.model_validate(await self._call("GET", "/health"))
+        return EngineStatus.model_validate(await self.call("GET", "/health"))
 
     async def ready(self) -> bool:
         """Whether it accepts work."""
         try:
-            await self._call("GET", "/ready")
+            await self.call("GET", "/ready")
         except errors.RuneError:
             return False
         return True
 
     async def shutdown(self) -> None:
         """Ask the engine to stop; running sessions stay resumable."""
-        await self._call("POST", "/shutdown")
+        await self.call("POST", "/shutdown")
 
     # --- sessions ---
 
     async def create_session(self, body: SessionCreate) -> SessionRecord:
         """Queue a task."""
-        return SessionRecord.model_validate(await self._call("POST", "/sessions", body=body.model_dump(mode="json")))
+        return SessionRecord.model_validate(await self.call("POST", "/sessions", body=body.model_dump(mode="json")))
 
     async def sessions(
         self, *, state: str | None = None, run_id: str | None = None, limit: int = 100, offset: int = 0
     ) -> tuple[SessionRecord, ...]:
         """A page of sessions, newest first, without their code and summary."""
         query = {"state": state, "run_id": run_id, "limit": limit, "offset": offset}
-        return _SESSIONS.validate_python(await self._call("GET", "/sessions", query=query))
+        return _SESSIONS.validate_python(await self.call("GET", "/sessions", query=query))
 
     async def all_sessions(self, *, run_id: str | None = None) -> tuple[SessionRecord, ...]:
         """Every session, newest first, without their code and summary."""
@@ -127,19 +127,19 @@ class EngineClient:
 
     async def session(self, session_id: str) -> SessionRecord:
         """One session, whole."""
-        return SessionRecord.model_validate(await self._call("GET", f"/sessions/{session_id}"))
+        return SessionRecord.model_validate(await self.call("GET", f"/sessions/{session_id}"))
 
     async def cancel_session(self, session_id: str) -> SessionRecord:
         """Stop it; it can be resumed."""
-        return SessionRecord.model_validate(await self._call("POST", f"/sessions/{session_id}/cancel"))
+        return SessionRecord.model_validate(await self.call("POST", f"/sessions/{session_id}/cancel"))
 
     async def resume_session(self, session_id: str) -> SessionRecord:
         """Go on from its last finished step."""
-        return SessionRecord.model_validate(await self._call("POST", f"/sessions/{session_id}/resume"))
+        return SessionRecord.model_validate(await self.call("POST", f"/sessions/{session_id}/resume"))
 
     async def trajectory(self, session_id: str) -> Trajectory:
         """The session with all its attempts."""
-        return Trajectory.model_validate(await self._call("GET", f"/sessions/{session_id}/trajectory"))
+        return Trajectory.model_validate(await self.call("GET", f"/sessions/{session_id}/trajectory"))
 
     # --- adapters ---
 
@@ -162,49 +162,49 @@ class EngineClient:
             "limit": limit,
             "offset": offset,
         }
-        return _ADAPTERS.validate_python(await self._call("GET", "/adapters", query=query))
+        return _ADAPTERS.validate_python(await self.call("GET", "/adapters", query=query))
 
     async def adapter(self, adapter_id: str) -> AdapterRecord:
         """One adapter."""
-        return AdapterRecord.model_validate(await self._call("GET", f"/adapters/{adapter_id}"))
+        return AdapterRecord.model_validate(await self.call("GET", f"/adapters/{adapter_id}"))
 
     async def import_adapter(self, body: AdapterImport) -> AdapterRecord:
         """Check a PEFT directory and copy it into the registry."""
-        return AdapterRecord.model_validate(await self._call("POST", "/adapters", body=body.model_dump(mode="json")))
+        return AdapterRecord.model_validate(await self.call("POST", "/adapters", body=body.model_dump(mode="json")))
 
     async def archive_adapter(self, adapter_id: str) -> AdapterRecord:
         """Take it out of use; nothing is deleted."""
-        return AdapterRecord.model_validate(await self._call("POST", f"/adapters/{adapter_id}/archive"))
+        return AdapterRecord.model_validate(await self.call("POST", f"/adapters/{adapter_id}/archive"))
 
     async def restore_adapter(self, adapter_id: str) -> AdapterRecord:
         """Bring it back into use."""
-        return AdapterRecord.model_validate(await self._call("POST", f"/adapters/{adapter_id}/restore"))
+        return AdapterRecord.model_validate(await self.call("POST", f"/adapters/{adapter_id}/restore"))
 
     # --- device ---
 
     async def device(self) -> DeviceStatus:
         """Who owns the device, since when, and what comes next."""
-        return DeviceStatus.model_validate(await self._call("GET", "/device"))
+        return DeviceStatus.model_validate(await self.call("GET", "/device"))
 
     async def backends(self) -> tuple[BackendInfo, ...]:
         """Every backend, and why one is not available."""
-        return _BACKENDS.validate_python(await self._call("GET", "/device/backends"))
+        return _BACKENDS.validate_python(await self.call("GET", "/device/backends"))
 
     async def use_backend(self, name: BackendName) -> BackendSwitched:
         """Serve with that backend from now on; returns when it serves, or when the old one does again."""
         body = BackendSwitch(backend=name).model_dump(mode="json")
-        answer = await self._call("POST", "/device/backend", body=body, timeout_s=SWITCH_TIMEOUT_S)
+        answer = await self.call("POST", "/device/backend", body=body, timeout_s=SWITCH_TIMEOUT_S)
         return BackendSwitched.model_validate(answer)
 
     async def retry_device(self) -> DeviceStatus:
         """Look at a device in FAULT again, now."""
-        return DeviceStatus.model_validate(await self._call("POST", "/device/retry"))
+        return DeviceStatus.model_validate(await self.call("POST", "/device/retry"))
 
     # --- training ---
 
     async def preview_training(self, body: TrainRequest) -> TrainPreview:
         """What that job would take; nothing is queued."""
-        answer = await self._call(
+        answer = await self.call(
             "POST",
             "/train/lora",
             query={"preview": True},
@@ -215,38 +215,38 @@ class EngineClient:
 
     async def train(self, body: TrainRequest) -> TrainJob:
         """Queue a training job."""
-        answer = await self._call("POST", "/train/lora", body=body.model_dump(mode="json"), timeout_s=PREVIEW_TIMEOUT_S)
+        answer = await self.call("POST", "/train/lora", body=body.model_dump(mode="json"), timeout_s=PREVIEW_TIMEOUT_S)
         return TrainJob.model_validate(answer)
 
     async def jobs(self, *, state: str | None = None, limit: int = 100, offset: int = 0) -> tuple[TrainJob, ...]:
         """A page of training jobs: the queue in its order, then the others, newest first."""
         query = {"state": state, "limit": limit, "offset": offset}
-        return _JOBS.validate_python(await self._call("GET", "/jobs", query=query))
+        return _JOBS.validate_python(await self.call("GET", "/jobs", query=query))
 
     async def job(self, job_id: str) -> TrainJob:
         """One training job."""
-        return TrainJob.model_validate(await self._call("GET", f"/jobs/{job_id}"))
+        return TrainJob.model_validate(await self.call("GET", f"/jobs/{job_id}"))
 
     async def cancel_job(self, job_id: str) -> TrainJob:
         """Stop it for good."""
-        return TrainJob.model_validate(await self._call("POST", f"/jobs/{job_id}/cancel"))
+        return TrainJob.model_validate(await self.call("POST", f"/jobs/{job_id}/cancel"))
 
     async def pause_job(self, job_id: str) -> TrainJob:
         """Stop it at a checkpoint."""
-        return TrainJob.model_validate(await self._call("POST", f"/jobs/{job_id}/pause"))
+        return TrainJob.model_validate(await self.call("POST", f"/jobs/{job_id}/pause"))
 
     async def resume_job(self, job_id: str) -> TrainJob:
         """Queue it again; it goes on from its checkpoint."""
-        return TrainJob.model_validate(await self._call("POST", f"/jobs/{job_id}/resume"))
+        return TrainJob.model_validate(await self.call("POST", f"/jobs/{job_id}/resume"))
 
     async def retry_job(self, job_id: str) -> TrainJob:
         """Queue a failed or cancelled one again, from the beginning."""
-        return TrainJob.model_validate(await self._call("POST", f"/jobs/{job_id}/retry"))
+        return TrainJob.model_validate(await self.call("POST", f"/jobs/{job_id}/retry"))
 
     async def move_job(self, job_id: str, position: int) -> TrainJob:
         """Put a queued one to that 1-based place."""
         body = JobMove(position=position).model_dump(mode="json")
-        return TrainJob.model_validate(await self._call("POST", f"/jobs/{job_id}/move", body=body))
+        return TrainJob.model_validate(await self.call("POST", f"/jobs/{job_id}/move", body=body))
 
     # --- events ---
 
@@ -309,7 +309,7 @@ class EngineClient:
 
     # --- transport ---
 
-    async def _call(
+    async def call(
         self,
         method: str,
         path: str,
@@ -318,6 +318,7 @@ class EngineClient:
         body: object = None,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> Any:
+        """One request and its answer as JSON values: for the siblings of this client, one for each area of the API."""
         content = None if body is None else json.dumps(body)
         headers = {} if body is None else {"content-type": "application/json"}
         try:

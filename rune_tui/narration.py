@@ -115,7 +115,8 @@ def summary(result: TaskResult) -> str:
     reason = (
         "" if result.outcome in PASSING or not result.reason else f": {visible_line(result.reason, _REASON_LENGTH)}"
     )
-    return f"{result.id}: {result.outcome.value} ({effort}{earlier}){reason}"
+    adapter = f"; {visible_line(result.adapter_reason, _REASON_LENGTH)}" if result.adapter_reason else ""
+    return f"{result.id}: {result.outcome.value} ({effort}{earlier}){reason}{adapter}"
 
 
 _STYLES = {

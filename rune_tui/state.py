@@ -12,7 +12,7 @@ owns the connection reads it again, so that the state converges on the engine's 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -32,6 +32,7 @@ from engine.api_models import (
 from engine.api_training import TrainJob
 from rune_tui.device_state import BackendList, DeviceRead, JobList, Workshop, WorkshopFold, reread_workshop, select_job
 from rune_tui.draft import Draft
+from rune_tui.registry_state import RegistryFold, RegistryView
 from rune_tui.tails import DEFAULT_STREAM_LINES, Tail, TailsFold
 
 MAX_SESSIONS = 1_000
@@ -68,6 +69,8 @@ class Snapshot:
     device: DeviceStatus | None = None
     """None where the engine has no such route."""
     jobs: tuple[TrainJob, ...] | None = None
+    """Likewise."""
+    aliases: Mapping[str, str] | None = None
     """Likewise."""
 
 
@@ -125,6 +128,8 @@ class State:
     adapters: Mapping[str, AdapterRecord] = field(default_factory=dict[str, AdapterRecord])
     workshop: Workshop = field(default_factory=Workshop)
     """The device, its backends, the training jobs."""
+    registry: RegistryView = field(default_factory=RegistryView)
+    """Aliases, operations, and the adapter under the cursor."""
     log: tuple[LogEntry, ...] = ()
     sequence: int = 0
     """Of the last event taken in; older ones are ignored."""
@@ -145,6 +150,11 @@ class State:
         """The session under the cursor."""
         return self.sessions.get(self.selected)
 
+    @property
+    def selected_adapter(self) -> AdapterRecord | None:
+        """The adapter under the cursor."""
+        return self.adapters.get(self.registry.selected)
+
     def count(self, state: RunState) -> int:
         """Sessions in that state, of those that are kept."""
         return sum(record.state is state for record in self.sessions.values())
@@ -155,6 +165,12 @@ class State:
         return sorted(newest, key=lambda record: _RANK.get(record.state, 2))
 
 
+def only_output_differs(one: State, other: State) -> bool:
+    """Whether all that is new in the other state is what models wrote; compares by identity, so it costs nothing."""
+    return all(getattr(one, name) is getattr(other, name) for name in _WITHOUT_OUTPUT)
+
+
+_WITHOUT_OUTPUT = tuple(field.name for field in fields(State) if field.name not in {"tails", "heard"})
 _RANK = {RunState.RUNNING: 0, RunState.QUEUED: 1}
 
 
@@ -166,6 +182,12 @@ def select(state: State, session_id: str) -> State:
 def select_training(state: State, job_id: str) -> State:
     """Another training job under the cursor."""
     return replace(state, workshop=select_job(state.workshop, job_id))
+
+
+def select_adapter(state: State, adapter_id: str) -> State:
+    """Another adapter under the cursor; a tier, or nothing, is no adapter."""
+    selected = adapter_id if adapter_id in state.adapters else ""
+    return replace(state, registry=replace(state.registry, selected=selected))
 
 
 @dataclass(frozen=True)
@@ -218,6 +240,7 @@ class _Fold:
         self._adapters = Draft(state.adapters)
         self._tails = TailsFold(state.tails)
         self._workshop = WorkshopFold(state.workshop, now)
+        self._registry = RegistryFold(state.registry)
         self._log: list[LogEntry] = []
         self._stale = set(state.stale)
         self._adapters_stale = state.adapters_stale
@@ -262,6 +285,7 @@ class _Fold:
         self._adapters.replace({adapter.id: adapter for adapter in snapshot.adapters})
         self._workshop.read_device(snapshot.device)
         self._workshop.read_jobs(snapshot.jobs)
+        self._registry.read_aliases(snapshot.aliases)
         self._sequence = snapshot.status.last_sequence  # also backwards: another engine may own the home now
         self._stale.clear()
         self._adapters_stale = False
@@ -283,6 +307,10 @@ class _Fold:
                 self._workshop.training_event(subject_id, event)
             case "device":
                 self._workshop.device_event(event)
+            case "alias":
+                self._registry.alias_event(subject_id, event)
+            case "operation":
+                self._registry.operation_event(subject_id, event)
             case _:
                 # attempts and kinds of a newer engine: what they change of a session comes as its own event
                 if event.session_id:
@@ -325,9 +353,10 @@ class _Fold:
             tails=self._tails.finish(self._state.stream_lines, selected),
             adapters=self._adapters.read,
             workshop=self._workshop.finish(),
+            registry=self._registry.finish(),
             log=(*self._state.log, *self._log)[-MAX_LOG:] if self._log else self._state.log,
             sequence=self._sequence,
-            stale=frozenset(self._stale),
+            stale=self._state.stale if not self._stale ^ self._state.stale else frozenset(self._stale),
             adapters_stale=self._adapters_stale,
             selected=selected if selected in ids else "",
         )

@@ -16,8 +16,9 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer
 
-from rune_tui.actions import ACTIONS, BY_ID, TRAINING_PANE, Action
-from rune_tui.state import LinkState, State
+from rune_tui.actions import ACTIONS, ADAPTERS_PANE, BY_ID, TRAINING_PANE, Action
+from rune_tui.compositor import ThriftyCompositor
+from rune_tui.state import LinkState, State, only_output_differs
 from rune_tui.widgets.adapter_rows import TIER_KEY, adapter_rows, adapter_summary
 from rune_tui.widgets.device_rows import device_spans
 from rune_tui.widgets.job_rows import job_activity, job_heading, job_rows, job_summary
@@ -62,6 +63,19 @@ class TrainingPane(Pane):
     ]
 
 
+class AdaptersPane(Pane):
+    """The pane whose keys act on an adapter; likewise."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *bindings_of(ADAPTERS_PANE),
+        _binding(BY_ID["undo"], show=True),
+        *(
+            _binding(BY_ID[name], show=False)
+            for name in ("new-task", "cancel", "resume", "details", "export", "train", "backend")
+        ),
+    ]
+
+
 class MainScreen(Screen[None]):
     """Task pipeline, adapter tree, training queue, evolution lineage."""
 
@@ -87,6 +101,12 @@ class MainScreen(Screen[None]):
         job_id: str
 
     @dataclass
+    class AdapterSelected(Message):
+        """The cursor came to another row of the adapter tree: an adapter's id, or the key of a tier."""
+
+        key: str
+
+    @dataclass
     class AdapterChosen(Message):
         """Enter on an adapter."""
 
@@ -94,10 +114,12 @@ class MainScreen(Screen[None]):
 
     def __init__(self, state: State, now: Callable[[], datetime]) -> None:
         super().__init__()
+        self._compositor = ThriftyCompositor()
         self._state = state
         self._now = now
         self._closed_tiers: frozenset[str] = frozenset()
         self._drawn_selection = ""
+        self._drawn: State | None = None
         self._seen_adapters: tuple[object, ...] | None = None
         self._title = Line(id="title")
         self._device = Line(id="device")
@@ -113,7 +135,7 @@ class MainScreen(Screen[None]):
         self._lineage = Rows(id="lineage-list")
         self._panes = (
             Pane("1", "Tasks", self._headings, self._sessions, self._activity, self._output, id="tasks"),
-            Pane("2", "Adapters", self._adapters, id="adapters"),
+            AdaptersPane("2", "Adapters", self._adapters, id=ADAPTERS_PANE),
             TrainingPane("3", "Training", self._job_headings, self._training, self._job_activity, id=TRAINING_PANE),
             Pane("4", "Lineage", self._lineage, id="lineage"),
         )
@@ -139,12 +161,25 @@ class MainScreen(Screen[None]):
 
     # --- content ---
 
+    def show_change(self, state: State) -> None:
+        """Draw what differs from the state before; clocks go on with the next `show`.
+
+        A model that writes brings ten batches a second in which only its output is new.
+        """
+        before, self._state = self._state, state
+        if self.is_mounted and self._drawn is before and only_output_differs(before, state):
+            self._drawn = state
+            self._show_output(state)
+        else:
+            self.show(state)
+
     def show(self, state: State) -> None:
         """Draw that state; panes whose part of it did not change are left alone."""
         self._state = state
         if not self.is_mounted:
             return
         now = self._now()
+        self._drawn = state
         self._title.show(title_spans(state))
         self._device.show(device_spans(state, now))
         self._status.show(status_spans(state))
@@ -154,13 +189,25 @@ class MainScreen(Screen[None]):
 
     def _show_adapters(self, state: State) -> None:
         width = _width(self._adapters)
-        seen = (state.adapters, state.workshop.backend, state.loaded, state.link, self._closed_tiers, width)
+        seen = (
+            *(
+                state.adapters,
+                state.registry.aliases,
+                state.registry.operations,
+                state.workshop.backend,
+                state.loaded,
+                state.link,
+            ),
+            *(self._closed_tiers, width),
+        )
         if self._seen_adapters is not None and all(map(is_, seen, self._seen_adapters)):
             return
         self._seen_adapters = seen
         self._panes[1].summarise(adapter_summary(state))
         self._panes[3].summarise(f"{len(state.adapters)} adapters" if state.loaded else "")
-        self._adapters.show(self._or_notice(adapter_rows(state.adapters, self._closed_tiers, width), NO_ADAPTERS))
+        self._adapters.show(
+            self._or_notice(adapter_rows(state.adapters, self._closed_tiers, width, state.registry), NO_ADAPTERS)
+        )
         self._lineage.show(self._or_notice(lineage_rows(state.adapters), NO_LINEAGE))
 
     def _show_tasks(self, state: State, now: datetime) -> None:
@@ -171,6 +218,9 @@ class MainScreen(Screen[None]):
         if state.selected:
             self._sessions.select(state.selected)
         self._activity.show(activity_spans(state, now))
+        self._show_output(state)
+
+    def _show_output(self, state: State) -> None:
         if state.selected != self._drawn_selection:
             self._drawn_selection = state.selected
             self._output.rewind()
@@ -262,6 +312,10 @@ class MainScreen(Screen[None]):
     @on(Rows.Chosen, "#training-list")
     def _on_job_chosen(self) -> None:
         self.post_message(self.ActionWanted("job-details"))
+
+    @on(Rows.Highlighted, "#adapter-list")
+    def _on_adapter_highlighted(self, message: Rows.Highlighted) -> None:
+        self.post_message(self.AdapterSelected(message.key))
 
     @on(Rows.Chosen, "#adapter-list")
     def _on_adapter_chosen(self, message: Rows.Chosen) -> None:

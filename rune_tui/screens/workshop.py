@@ -12,7 +12,7 @@ from textual.app import App
 
 from engine.api_device import BackendName
 from engine.api_training import TrainJob, TrainRequest
-from rune_tui.actions import moved_to
+from rune_tui.action_rules import moved_to
 from rune_tui.attach import DevicePort
 from rune_tui.device_state import Curve, DeviceRead
 from rune_tui.plain_text import plain_notify

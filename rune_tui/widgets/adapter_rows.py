@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from engine.api_models import AdapterRecord
+from rune_tui.registry_state import RegistryView
 from rune_tui.state import State
 from rune_tui.widgets.device_rows import adapters_unused
 from rune_tui.widgets.row import Column, Row, Tone, row, tabular
@@ -16,8 +17,15 @@ TIER_KEY = "tier/"
 """Keys of the rows that open and close a tier; no adapter's id has a slash."""
 
 
-def adapter_rows(adapters: Mapping[str, AdapterRecord], closed: Collection[str], width: int) -> list[Row]:
-    """A row for each tier and, where it is open, one for each of its adapters."""
+CHAMPION = "champion"
+"""The role of the one that serves its task type."""
+
+
+def adapter_rows(
+    adapters: Mapping[str, AdapterRecord], closed: Collection[str], width: int, registry: RegistryView | None = None
+) -> list[Row]:
+    """A row for each tier and, where it is open, one for each of its adapters with what its aliases call it."""
+    roles = (registry or RegistryView()).roles
     tiers: dict[str, list[AdapterRecord]] = {}
     for adapter in adapters.values():
         tiers.setdefault(adapter.tier, []).append(adapter)
@@ -28,7 +36,7 @@ def adapter_rows(adapters: Mapping[str, AdapterRecord], closed: Collection[str],
         rows.append(row(f" {mark} {tier} ({len(members)})", Tone.STRONG, TIER_KEY + tier))
         if tier not in closed:
             members.sort(key=lambda adapter: (-(adapter.fitness_score or 0.0), adapter.id))
-            rows.extend(_adapter_row(adapter, width) for adapter in members)
+            rows.extend(_adapter_row(adapter, width, roles.get(adapter.id, ())) for adapter in members)
     return rows
 
 
@@ -41,8 +49,10 @@ def adapter_mark(adapter: AdapterRecord) -> tuple[str, str, Tone]:
     return "●", "", Tone.PLAIN
 
 
-def _adapter_row(adapter: AdapterRecord, width: int) -> Row:
+def _adapter_row(adapter: AdapterRecord, width: int, roles: tuple[str, ...]) -> Row:
     mark, word, tone = adapter_mark(adapter)
+    if roles and not word:
+        mark, word, tone = ("★" if CHAMPION in roles else mark), roles[0], Tone.ACCENT
     passed = "" if adapter.pass_rate is None else f"{adapter.pass_rate:.0%}"
     columns = (
         Column(f"   {mark}", 4, tone),
@@ -66,16 +76,17 @@ def adapter_summary(state: State) -> str:
     if not state.loaded:
         return ""
     archived = sum(adapter.is_archived for adapter in state.adapters.values())
-    return f"{len(state.adapters) - archived} in use · {archived} archived{adapters_unused(state.workshop)}"
+    running = "".join(f" · {one.text}" for one in state.registry.running[:1])
+    return f"{len(state.adapters) - archived} in use · {archived} archived{adapters_unused(state.workshop)}{running}"
 
 
-def adapter_details(adapter: AdapterRecord) -> list[Row]:
+def adapter_details(adapter: AdapterRecord, roles: tuple[str, ...] = ()) -> list[Row]:
     """All that is known of one adapter."""
     fields: dict[str, object] = {
         "id": adapter.id,
         "version": adapter.version,
         "tier": adapter.tier,
-        "state": adapter_mark(adapter)[1] or "in use",
+        "state": ", ".join((adapter_mark(adapter)[1] or "in use", *roles)),
         "task type": adapter.task_type,
         "base model": adapter.base_model_id,
         "source": adapter.source,

@@ -30,6 +30,8 @@ FOLLOW_STEP = 4
 """Lines by which a text that follows its end scrolls: each time the whole pane is drawn, which is most of the cost of
 streamed output; and the lines stand still for a moment, to be read."""
 
+BLANK = "blank"
+
 MAX_STRIPS = 200
 """Drawn lines that are kept: those of a tall screen and what scrolls in next."""
 
@@ -323,12 +325,18 @@ class Rows(ScrollView, can_focus=True):
             self._styles[name] = self.get_component_rich_style(f"rows--{name}", partial=partial)
         return self._styles[name]
 
+    def _blank_style(self) -> Style:
+        """Of the room beside the text; Textual works it out from all its ancestors at each asking."""
+        if BLANK not in self._styles:
+            self._styles[BLANK] = self.rich_style
+        return self._styles[BLANK]
+
     def render_line(self, y: int) -> Strip:
         """One line of the screen."""
         width = self.size.width
         index = y + round(self.scroll_offset.y)
         if index >= len(self._rows):
-            return Strip.blank(width, self.rich_style)
+            return Strip.blank(width, self._blank_style())
         strip = self._strip(self._rows[index], width)
         if self._text or index != self._cursor or not self._rows[index].key:
             return strip
@@ -341,7 +349,7 @@ class Rows(ScrollView, can_focus=True):
         if strip is None or strip.cell_length != width:
             segments = [Segment(clean_line(span.text), self._style(span.tone)) for span in item.spans]
             strip = Strip(segments, sum(cell_len(segment.text) for segment in segments))
-            strip = self._strips[item] = strip.adjust_cell_length(width, self.rich_style)
+            strip = self._strips[item] = strip.adjust_cell_length(width, self._blank_style())
         return strip
 
 

@@ -42,6 +42,8 @@ def _session(record: SessionRecord) -> Iterator[Row]:
         f"sandbox {record.sandbox_level or '-'}",
     )
     yield Row((Span("  " + " · ".join(facts), Tone.DIM),), indent=2)
+    if record.adapter_reason:
+        yield Row((Span(f"  {record.adapter_reason}", Tone.DIM),), indent=2)
     if record.reason:
         yield Row((Span(f"  {record.reason}", Tone.WARN),), indent=2)
     for phase in record.phases:

@@ -221,7 +221,8 @@ async def test_h5_generated_requests_never_get_a_500(home: Path) -> None:
             answer = await send(client, *request)
             statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1
             assert answer.status_code < 500, (request, answer.text)
-    assert statuses.get(201, 0) > 5 and statuses.get(422, 0) > 20, f"the requests are too tame or too wild: {statuses}"
+    accepted = sum(count for status, count in statuses.items() if 200 <= status < 300)
+    assert accepted > 20 and statuses.get(422, 0) > 20, f"the requests are too tame or too wild: {statuses}"
 
 
 async def send(client: httpx.AsyncClient, method: str, path: str, query: dict[str, str], body: Any) -> httpx.Response:

@@ -103,8 +103,20 @@ def test_a_trickle_rests_after_each_wait_and_a_burst_does_not() -> None:
     assert gathering.rest_s(10.0) == 0.1
     burst = [gathering.rest_s(10.1 + AT_ONCE_S * number / 20) for number in range(10)]
     assert burst == [0.0] * 10  # read together, after the rest
-    assert gathering.rest_s(10.1 + 2 * AT_ONCE_S) == 0.1
+    assert gathering.rest_s(10.1 + 2 * AT_ONCE_S) == 0.2, "so many in one period: two for the next"
     assert [gathering.rest_s(11.0 + number / 1e5) for number in range(3)] == [0.1, 0.0, 0.0]
+
+
+def test_what_comes_faster_than_anyone_reads_is_drawn_half_as_often() -> None:
+    gathering = Gathering(0.1)
+    now, rests = 0.0, list[float]()
+    for number in range(96):  # one second of a fast model: pieces that came during a rest are read at once
+        now = max(now, number / 96)
+        if rest := gathering.rest_s(now):
+            rests.append(rest)
+            now += rest
+    assert rests[0] == 0.1 and set(rests[2:]) == {0.2}
+    assert {gathering.rest_s(10.0 + number / 5) for number in range(1, 10)} == {0.1}, "a slow one is not"
 
 
 def test_a_replay_of_many_pieces_is_not_slowed() -> None:

@@ -11,7 +11,7 @@ from engine.api_models import RunState
 from engine.jobs import RESUMABLE as ENGINE_RESUMABLE
 from rune_tui.actions import ACTIONS, BY_ID, RESUMABLE, key_names, spelled
 from rune_tui.screens.help import help_rows
-from rune_tui.screens.main import MainScreen, TrainingPane
+from rune_tui.screens.main import AdaptersPane, MainScreen, TrainingPane
 from rune_tui.state import Item, Link, LinkState, Snapshot, State, apply_all, select
 
 
@@ -32,7 +32,7 @@ def test_ids_and_keys_are_unique() -> None:
 
 
 def test_the_screen_binds_exactly_the_registry() -> None:
-    bindings = [*MainScreen.BINDINGS, *TrainingPane.BINDINGS]
+    bindings = [*MainScreen.BINDINGS, *TrainingPane.BINDINGS, *AdaptersPane.BINDINGS]
     bound = {binding.id: binding.key.split(",") for binding in bindings}  # pyright: ignore[reportAttributeAccessIssue]
     assert bound == {action.id: list(action.keys) for action in ACTIONS if action.keys}
 

@@ -44,7 +44,11 @@ BAD_JSONL: dict[str, tuple[str | bytes, int, str]] = {
     "truth as number": ('{"id": "a", "prompt": "x", "seed": true}', 1, "'seed'"),
     "zero attempts": ('{"id": "a", "prompt": "x", "max_attempts": 0}', 1, "greater than or equal to 1"),
     "empty prompt": ('{"id": "a", "prompt": ""}', 1, "at least 1 character"),
-    "unknown mode": ('{"id": "a", "prompt": "x", "mode": "fast"}', 1, "'mode': input should be 'attempt' or 'project'"),
+    "unknown mode": (
+        '{"id": "a", "prompt": "x", "mode": "fast"}',
+        1,
+        "'mode': input should be 'attempt', 'project' or 'explore'",
+    ),
     "id with a separator": ('{"id": "../x", "prompt": "x"}', 1, "'id'"),
     "id with a line end": ('{"id": "a\\n", "prompt": "x"}', 1, "'id'"),
     "id of 101 characters": (json.dumps({"id": "a" * 101, "prompt": "x"}), 1, "'id'"),
@@ -139,6 +143,8 @@ def test_every_key_of_a_task_is_read_from_both_forms(tmp_path: Path) -> None:
         "cases": {"function": "f", "items": [{"args": [1, [2]], "kwargs": {"k": 1.5}, "expected": {"a": [True]}}]},
         "entry_point": "f",
         "files": {"pkg/a.py": "x = 1\n"},
+        "library": {"kit.py": "y = 2\n"},
+        "prelude": "from pkg.a import x",
         "task_type": "bug-fix",
         "mode": "attempt",
         "max_attempts": 3,
@@ -151,6 +157,8 @@ id = "x-1.y_z"
 prompt = "do\\nit ☃"
 tests = "assert True"
 entry_point = "f"
+library = {"kit.py" = "y = 2\\n"}
+prelude = "from pkg.a import x"
 task_type = "bug-fix"
 mode = "attempt"
 max_attempts = 3

@@ -115,5 +115,5 @@ def test_exit_codes(outcomes: list[Outcome], tasks: int, interrupted: bool, expe
 def test_a_task_record_has_every_promised_key() -> None:
     record = task_result(session(state=RunState.INTERRUPTED, outcome=None), resumed=True).record()
     promised = {"type", "id", "outcome", "attempts", "tokens", "seconds", "adapter", "backend", "sandbox_level"}
-    assert promised | {"model", "session", "reason", "resumed"} == set(record)
+    assert promised | {"model", "adapter_reason", "session", "reason", "resumed"} == set(record)
     assert (record["type"], record["outcome"], record["resumed"]) == ("task", "cancelled", True)

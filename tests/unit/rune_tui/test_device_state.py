@@ -13,7 +13,7 @@ from support.fake_engine import BACKENDS, PREVIEW, START, device, job, progress,
 from engine.api_device import BackendName, DeviceState
 from engine.api_models import Event, RunState
 from engine.api_training import TrainJob
-from rune_tui.actions import moved_to
+from rune_tui.action_rules import moved_to
 from rune_tui.device_state import (
     MAX_LOSSES,
     BackendList,

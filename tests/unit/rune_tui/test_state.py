@@ -22,6 +22,7 @@ from rune_tui.state import (
     State,
     apply,
     apply_all,
+    only_output_differs,
     reread,
     select,
     stale,
@@ -185,6 +186,15 @@ def test_the_selection_goes_with_its_session() -> None:
     state = select(loaded(session()), "rune-00000001")
     assert select(state, "nothing").selected == ""
     assert apply(state, event(1, "session/rune-00000001", {}, kind="deleted"), NOW).selected == ""
+
+
+def test_what_a_model_writes_is_all_that_is_new_and_nothing_else_is_drawn_for_it() -> None:
+    before = apply_all(loaded(running()), (chunk("a"),))
+    assert only_output_differs(before, apply_all(before, (chunk("b"), chunk("c\n"))))
+    assert not only_output_differs(
+        before, apply_all(before, (chunk("b"), event(2, "session/rune-00000001", {"attempts": 9})))
+    )
+    assert not only_output_differs(before, apply_all(before, (chunk("b", "rune-99999999"),))), "one that must be read"
 
 
 def test_a_lost_link_keeps_what_was_known() -> None:

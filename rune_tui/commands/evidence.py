@@ -1,0 +1,99 @@
+"""`rune-tui evidence`: measure what promoting an adapter would rest on, without promoting it."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import click
+from pydantic import JsonValue, ValidationError
+
+from engine.api_evolution import AnchorResult, Contamination, Evidence, EvidenceRequest
+from engine.api_learning import RateRecord
+from engine.errors import InputError
+from rune_tui.cli import Settings
+from rune_tui.commands.ask import JSON_OPTION
+from rune_tui.commands.follow import EXIT_CODES, run_operation, wait_option
+from rune_tui.terminal_text import visible_line
+
+MAX_LINE = 400
+"""Characters of one reason."""
+
+
+@click.command("evidence", epilog=EXIT_CODES)
+@click.argument("adapter", metavar="ADAPTER")
+@click.option("--suite", required=True, metavar="NAME", help="Whose gate split decides.")
+@click.option("--to", "to_tier", type=click.Choice(["domain", "project"]), help="Default: one tier up.")
+@click.option("--anchor", "anchors", multiple=True, metavar="NAME", help="Suite that must not fall; may be repeated.")
+@click.option("--candidates", type=int, default=1, show_default=True, help="How many share the error budget.")
+@click.option("--limit", type=int, help="Only the first so many tasks of the gate.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the hidden inputs.")
+@wait_option()
+@JSON_OPTION
+@click.pass_context
+def command(ctx: click.Context, wait: bool, as_json: bool, **options: object) -> None:
+    """Measure ADAPTER against the champion on the gate split, with anchors and a contamination report."""
+    settings = cast("Settings", ctx.obj)
+    request = read_request(options)
+    code = run_operation(settings, lambda client: client.evidence(request), show_evidence, wait=wait, as_json=as_json)
+    ctx.exit(code)
+
+
+def read_request(options: dict[str, object]) -> EvidenceRequest:
+    """The request that the options make.
+
+    Raises:
+        InputError: one of them is not valid.
+    """
+    try:
+        return EvidenceRequest.model_validate(options)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        named = {"adapter": "ADAPTER", "anchors": "--anchor"}.get(str(first["loc"][0]), f"--{first['loc'][0]}")
+        raise InputError(f"{named} {first['input']!r}: {first['msg']}.") from error
+
+
+def show_evidence(result: dict[str, JsonValue]) -> None:
+    """Print evidence for a person."""
+    for line in evidence_lines(Evidence.model_validate(result)):
+        click.echo(visible_line(line, MAX_LINE))
+
+
+def evidence_lines(evidence: Evidence) -> list[str]:
+    """What speaks for a promotion and against it; the verdict first."""
+    found = evidence
+    lines = [
+        f"{found.verdict.value}: {found.adapter} to {found.to_tier}, against {found.incumbent}",
+        f"{found.suite}, seed {found.seed}: {_rate(found.adapter_rate)} against {_rate(found.incumbent_rate)}",
+        f"{found.wins} wins, {found.losses} losses, {found.ties} ties of {found.tasks} tasks; "
+        f"e-value {found.e_value:.3g} of {found.threshold:g}",
+        f"difference {found.difference:+.3f} [{found.difference_low:+.3f}, {found.difference_high:+.3f}]",
+        _ood(found),
+        *map(_anchor, found.anchors),
+        _contamination(found.contamination),
+    ]
+    return [*lines, *(f"- {reason}" for reason in found.reasons)]
+
+
+def _rate(rate: RateRecord) -> str:
+    return f"{rate.passed}/{rate.total} [{rate.low:.3f}, {rate.high:.3f}]"
+
+
+def _ood(evidence: Evidence) -> str:
+    if evidence.ood_delta is None:
+        return "out of distribution: the suite has no such tasks"
+    low = "" if evidence.ood_low is None else f", at least {evidence.ood_low:+.3f}"
+    return f"out of distribution {evidence.ood_delta:+.3f}{low}{'; a memoriser' if evidence.memoriser else ''}"
+
+
+def _anchor(anchor: AnchorResult) -> str:
+    kept = "kept" if anchor.kept else "not kept"
+    return (
+        f"anchor {anchor.name}: {_rate(anchor.adapter)} against {_rate(anchor.reference)}, "
+        f"difference at least {anchor.difference_low:+.3f}: {kept}"
+    )
+
+
+def _contamination(found: Contamination) -> str:
+    if not found.checked:
+        return "contamination: not known what it learned from"
+    return f"contamination: {found.exact} exact and {found.near} near, of {found.rows} rows learned from"

@@ -1,0 +1,93 @@
+"""`rune-tui improve`: run a suite, learn from what was verified, prove the gain, put it to use, and again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import click
+from pydantic import JsonValue, ValidationError
+
+from engine.api_evolution import ImproveReport, ImproveRequest, ImproveRound
+from engine.errors import InputError
+from rune_tui.cli import Settings
+from rune_tui.commands.ask import JSON_OPTION
+from rune_tui.commands.follow import EXIT_CODES, run_operation, wait_option
+from rune_tui.terminal_text import visible_line
+
+MAX_LINE = 400
+"""Characters of one reason."""
+
+
+@click.command("improve", epilog=EXIT_CODES)
+@click.option("--suite", metavar="NAME", required=True, help="Learn from its train split; its gate decides.")
+@click.option("--rounds", type=int, default=1, show_default=True, help="Each begins with what the last put to use.")
+@click.option("--limit", type=int, metavar="N", help="Tasks of one round; the next round takes the next ones.")
+@click.option(
+    "--explore/--no-explore", default=True, show_default=True, help="Search for solutions where the model has none."
+)
+@click.option(
+    "--demonstrations",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help='JSON Lines of {"prompt", "completion"} to learn from besides.',
+)
+@click.option("--preset", default="standard", show_default=True, metavar="NAME", help="Training recipe.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of tasks, training and hidden inputs.")
+@wait_option()
+@JSON_OPTION
+@click.pass_context
+def command(ctx: click.Context, demonstrations: Path | None, wait: bool, as_json: bool, **options: object) -> None:
+    """Run a suite's tasks, train on what was verified, measure, promote what is proven, and again.
+
+    Stopped or killed, it goes on with `rune-tui operations resume`; nothing that was done is done twice. A round that
+    promotes nothing is a result: it says why.
+    """
+    settings = cast("Settings", ctx.obj)
+    shown = None if demonstrations is None else str(demonstrations.expanduser().absolute())
+    request = read_request({**options, "demonstrations": shown})
+    code = run_operation(settings, lambda client: client.improve(request), show_report, wait=wait, as_json=as_json)
+    ctx.exit(code)
+
+
+def read_request(options: dict[str, object]) -> ImproveRequest:
+    """The request that the options make.
+
+    Raises:
+        InputError: one of them is not valid.
+    """
+    try:
+        return ImproveRequest.model_validate(options)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InputError(f"--{first['loc'][0]} {first['input']!r}: {first['msg']}.") from error
+
+
+def show_report(result: dict[str, JsonValue]) -> None:
+    """Print what the rounds came to, for a person."""
+    for line in report_lines(ImproveReport.model_validate(result)):
+        click.echo(visible_line(line, MAX_LINE))
+
+
+def report_lines(report: ImproveReport) -> list[str]:
+    """Each round in a few lines, then what is in use."""
+    lines = [line for one in report.rounds for line in _round_lines(one)]
+    return [*lines, f"in use: {report.adapter_id or 'the base model'}"]
+
+
+def _round_lines(one: ImproveRound) -> list[str]:
+    solved = one.solved_by_model + one.solved_by_explorer
+    lines = [
+        f"round {one.number}: {solved} of {one.tasks} tasks solved"
+        f" ({one.solved_by_model} by the model, {one.solved_by_explorer} by the explorer)"
+    ]
+    if one.adapter_id is not None:
+        after = "none solved" if one.calls_per_task_after is None else f"{one.calls_per_task_after:.1f}"
+        lines.append(f"  {one.adapter_id}: programs run per solved task {one.calls_per_task_before:.1f}, now {after}")
+    if (evidence := one.evidence) is not None:
+        ours, theirs = evidence.adapter_rate, evidence.incumbent_rate
+        lines.append(
+            f"  gate: {ours.passed}/{ours.total} against {evidence.incumbent} {theirs.passed}/{theirs.total},"
+            f" e-value {evidence.e_value:.4g} of {evidence.threshold:g}"
+        )
+    return [*lines, f"  {one.reason}"]
