@@ -335,6 +335,8 @@ class AdapterRecord(BaseModel):
     alpha: float
     target_modules: tuple[str, ...]
     created_at: str
+    digest: str = ""
+    """SHA-256 over both files: what it is served under."""
     file_hash: str
     file_size_bytes: int
     pass_rate: float | None

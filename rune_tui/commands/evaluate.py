@@ -25,6 +25,7 @@ from rune_tui.commands.output import echo_table
 @click.option("--samples", type=int, help="Answers to each task; default: K.")
 @click.option("--temperature", type=float, help="Default: 0 with one sample of each task, 0.8 with more.")
 @click.option("--max-tokens", type=int, help="Of one answer.")
+@click.option("--open-book", is_flag=True, help="Show the model the modules that the tasks' preludes import.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the hidden inputs and of the sampling.")
 @wait_option()
 @JSON_OPTION

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from types import TracebackType
-from typing import Self, cast
+from typing import cast
 
 import click
 from pydantic import JsonValue
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from engine.api_learning import Operation, OperationProgress
 from engine.api_models import FINAL_STATES, Event, RunState
@@ -24,7 +19,7 @@ from rune_tui.client import EngineClient
 from rune_tui.client_learning import LearningClient
 from rune_tui.commands.engine import ensure_engine
 from rune_tui.commands.output import echo_json
-from rune_tui.progress_bar import LINE_EVERY_S, duration
+from rune_tui.progress_bar import Bar, duration
 from rune_tui.terminal_text import visible_line
 
 MAX_REASON = 500
@@ -140,45 +135,18 @@ async def watch(client: EngineClient, operation_id: str, bar: OperationBar) -> O
     raise AssertionError("the stream of events ends only with an error")
 
 
-class OperationBar:
-    """A bar on a terminal, now and then a line elsewhere. Use it as a context."""
-
-    def __init__(self, operation_id: str) -> None:
-        console = Console(stderr=True)
-        self._plain = not console.is_terminal
-        self._said_at = -LINE_EVERY_S
-        self._said = ""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
-        )
-        self._progress = Progress(*columns, console=console, disable=self._plain)
-        self._task: TaskID = self._progress.add_task(operation_id, total=None, facts="queued")
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+class OperationBar(Bar):
+    """Of an operation."""
 
     def step(self, progress: OperationProgress) -> None:
         """It got on."""
         left = "" if progress.eta_seconds is None else f"{duration(progress.eta_seconds)} left"
         facts = ", ".join(part for part in (visible_line(progress.note, MAX_NOTE), left) if part)
-        self._progress.update(self._task, total=progress.total, completed=progress.done, facts=escape(facts))
         line = f"{progress.done}/{progress.total}{': ' if facts else ''}{facts}"
-        due = progress.done == progress.total or time.monotonic() - self._said_at >= LINE_EVERY_S
-        if self._plain and due and line != self._said:
-            self._said_at, self._said = time.monotonic(), line
-            click.echo(line, err=True)
+        self.show(progress.done, progress.total, facts, line)
 
     def state(self, operation: Operation) -> None:
         """It is elsewhere in its life."""
-        self._progress.update(self._task, facts=operation.state.value)
+        self.word(operation.state.value)
         if operation.progress is not None:
             self.step(operation.progress)
