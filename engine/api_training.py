@@ -19,7 +19,7 @@ class TrainRequest(Frozen):
     """Id of the adapter to make; None: one is made up."""
     task_type: Identifier = "code-gen"
     dataset: str | None = None
-    """Absolute path of a JSONL file of `{"prompt", "completion", "system"?, "task"?}`; read once, kept by its digest."""
+    """Absolute path of a JSONL file of `{"prompt", "completion", "system"?, "task"?}`; read once, kept by digest."""
     from_trajectories: bool = False
     """Learn from this home's verified attempts instead."""
     sessions: tuple[Identifier, ...] = ()

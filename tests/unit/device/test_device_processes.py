@@ -209,9 +209,9 @@ def test_what_the_guardian_writes_is_what_we_read(tmp_path: Path) -> None:
     assert found and found.guardian == process_id(os.getpid()) and found.child is None
     assert (found.role, found.epoch, found.tree) == ("server", 7, TREE)
     assert [entry.name for entry in tmp_path.iterdir()] == ["server.json"]
-    guardian.write_record(settings, os.getpid(), os.getppid())
+    guardian.write_record(settings, os.getpid(), os.getpid())
     again = read_record(path)
-    assert again and again.child and again.child.pid == os.getppid()
+    assert again and again.child and again.child.pid == os.getpid()
     assert survivors(again, "another boot") == ()
 
 
