@@ -35,17 +35,21 @@ def combine(parents: list[dict[str, Tensor]], factors: list[float]) -> dict[str,
     }
 
 
+def write(parents: list[Path], weights: list[float], output: Path) -> None:
+    """Merge the adapters in these directories into `output`, which exists."""
+    configs = [parse_config((parent / CONFIG).read_bytes(), MAX_RANK) for parent in parents]
+    factors = [weight * config.scaling for weight, config in zip(weights, configs, strict=True)]
+    merged = combine([load_file(parent / WEIGHTS) for parent in parents], factors)
+    save_file({name: tensor.contiguous() for name, tensor in merged.items()}, output / WEIGHTS)
+    first = configs[0]
+    assert first.base_model_id is not None, "what was trained here says its base"
+    config = AdapterConfig(first.rank, float(first.rank), first.target_modules, first.base_model_id)
+    (output / CONFIG).write_bytes(config.to_json(first.base_model_id))
+
+
 def main() -> None:
     job = json.loads(sys.argv[1])
-    directories = [Path(parent) for parent in job["parents"]]
-    configs = [parse_config((directory / CONFIG).read_bytes(), MAX_RANK) for directory in directories]
-    factors = [weight * config.scaling for weight, config in zip(job["weights"], configs, strict=True)]
-    merged = combine([load_file(directory / WEIGHTS) for directory in directories], factors)
-    output, first = Path(job["output"]), configs[0]
-    save_file({name: tensor.contiguous() for name, tensor in merged.items()}, output / WEIGHTS)
-    config = AdapterConfig(first.rank, float(first.rank), first.target_modules, first.base_model_id)
-    assert first.base_model_id is not None, "what was trained here says its base"
-    (output / CONFIG).write_bytes(config.to_json(first.base_model_id))
+    write([Path(parent) for parent in job["parents"]], job["weights"], Path(job["output"]))
 
 
 if __name__ == "__main__":

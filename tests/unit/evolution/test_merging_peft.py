@@ -135,6 +135,13 @@ def test_pefts_linear_is_not_the_sum_that_its_name_says(bench: Bench, tmp_path: 
     assert distance(bench.by_peft("linear", weights=[0.5, 0.5]), ours) > 0.5
 
 
+def test_the_baseline_of_the_proof_is_pefts_linear(bench: Bench, tmp_path: Path) -> None:
+    from benchmarks.learn_peft import write
+
+    write([file.directory for file in bench.files], [0.7, 0.4], tmp_path)
+    assert distance(read_deltas(tmp_path), bench.by_peft("linear", weights=[0.7, 0.4])) < 1e-5
+
+
 @pytest.mark.parametrize("method", [MergeMethod.LINEAR, MergeMethod.TIES])
 def test_peft_loads_the_result_and_its_logits_are_those_of_the_patched_model(
     bench: Bench, tmp_path: Path, method: MergeMethod
