@@ -131,8 +131,8 @@ async def prove(lab: Lab, seeds: int, *, quick: bool) -> list[Row]:
 
 async def run(options: argparse.Namespace) -> list[Row]:
     """On an engine of this process, in the given home."""
-    overrides = [f"inference.backend={options.backend}", "inference.parallel=8", *options.config]
-    config = load_config(options.home / "config.toml", overrides)
+    overrides = [f"inference.backend={options.backend}", "inference.parallel=8", "pipeline.sessions_at_once=8"]
+    config = load_config(options.home / "config.toml", [*overrides, *options.config])
     async with embedded_engine(config, options.home), EngineClient(socket_path(options.home)) as client:
         return await prove(Lab(client, options.home, PRESET), options.seeds, quick=options.quick)
 
