@@ -16,6 +16,7 @@ from engine.api_evolution import EvidenceRequest, MergeMethod, MergeRequest, Ver
 from engine.api_learning import EvaluateRequest, OperationKind
 from engine.errors import InputError
 from rune_tui.merge_form import MergeForm, read_merge_form
+from rune_tui.screens.promote import PromoteScreen
 
 PICTURES = Path(__file__).parent / "pictures"
 AGAINST = ("The evidence says refused.", "It is a memoriser: beyond what it was trained for it gains nothing.")
@@ -142,6 +143,9 @@ async def test_against_the_evidence_it_asks_again_and_is_recorded_as_forced() ->
         matches("promote_force_80x24", picture(app))
         await pilot.press("enter")  # Leave it has the focus
         await until(pilot, lambda: "It is recorded as forced." not in picture(app))
+        # A key that comes while the question is being taken down is nobody's.
+        await until(pilot, lambda: isinstance(app.screen, PromoteScreen) and getattr(app.focused, "id", "") == "yes")
+        await pilot.pause()
         assert not engine.moves
         await pilot.press("enter")
         await shows(pilot, "It is recorded as forced.")
