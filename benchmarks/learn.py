@@ -37,6 +37,8 @@ from rune_tui.host import embedded_engine
 
 PRESET = "small"
 SYSTEM = "closed"
+SHORT = 96
+"""Tokens of an answer that is right have about 40; a base model that knows nothing would talk on to any limit."""
 IN, DEEPER, PARAPHRASE = "in", "deeper", "paraphrase"
 
 
@@ -48,18 +50,19 @@ class Probe:
     suite: str
     groups: tuple[str, ...]
     limit: int
+    max_tokens: int | None = None
     open_book: bool = False
 
 
 PROBES = (
-    Probe(IN, "runekit", (IN,), 100),
-    Probe(DEEPER, "runekit", (DEEPER,), 60),
-    Probe(PARAPHRASE, "runekit", (PARAPHRASE,), 60),
-    Probe("other", "inkwell", (IN,), 60),
+    Probe(IN, "runekit", (IN,), 100, SHORT),
+    Probe(DEEPER, "runekit", (DEEPER,), 60, SHORT),
+    Probe(PARAPHRASE, "runekit", (PARAPHRASE,), 60, SHORT),
+    Probe("other", "inkwell", (IN,), 60, SHORT),
     Probe("general", "general", (), 40),
     Probe("humaneval", "humaneval", (), 40),
 )
-OPEN_BOOK = Probe(IN, "runekit", (IN,), 60, open_book=True)
+OPEN_BOOK = Probe(IN, "runekit", (IN,), 60, SHORT, open_book=True)
 
 
 def rows_of(tasks: Sequence[SuiteTask], system: str) -> list[dict[str, str]]:

@@ -30,6 +30,8 @@ class Asked(Protocol):
     @property
     def limit(self) -> int: ...
     @property
+    def max_tokens(self) -> int | None: ...
+    @property
     def open_book(self) -> bool: ...
 
 
@@ -104,6 +106,7 @@ class Lab:
             split=Split.GATE,
             groups=probe.groups,
             limit=probe.limit,
+            max_tokens=probe.max_tokens,
             seed=self.seed,
             open_book=probe.open_book,
         )
