@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from typing import TypeVar, cast
 
+from engine.evaluation.straight_line import folded
+
 _Function = TypeVar("_Function", ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 _EMPTY: dict[type, object] = {int: 0, float: 0, complex: 0, str: "", bytes: b""}
@@ -18,7 +20,7 @@ def normal_forms(code: str) -> tuple[str, ...]:
 
     Empty where the code cannot be parsed or does nothing. Names that the code binds are numbered by first appearance;
     names that it only uses, and attributes, stay; constants become one of their type; docstrings, annotations of
-    arguments and results, and imports go.
+    arguments and results, and imports go. A function that does a step a line is written as one expression.
     """
     try:
         statements = [node for node in ast.parse(code).body if not _is_idle(node)]
@@ -92,7 +94,8 @@ class _Normaliser(ast.NodeTransformer):
 
     def _definition(self, node: _Function) -> ast.AST:
         node.name = self._rename(node.name)
-        node.body = [inner for inner in node.body if not _is_idle(inner)] or [ast.Pass()]
+        body = node.body if isinstance(node, ast.ClassDef) else folded(node)
+        node.body = [inner for inner in body if not _is_idle(inner)] or [ast.Pass()]
         return self.generic_visit(node)
 
     def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.AST:

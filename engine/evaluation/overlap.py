@@ -25,6 +25,7 @@ from typing import TypeAlias, TypeVar
 
 from engine.api_evolution import Contamination
 from engine.evaluation.normal_form import normal_forms
+from engine.evaluation.straight_line import one_expression
 
 GRAM = 13
 """Words in a row that two texts do not share by chance; the length that GPT-3's decontamination took."""
@@ -142,7 +143,7 @@ class _Features:
         self._lines = [_words(line) for line in document.text.splitlines()]
         words = tuple(word for line in self._lines for word in line)
         self.whole: _Feature | None = words if len(words) >= MIN_VERBATIM else None
-        self.grams = _runs(words, GRAM) | _runs(_words(document.code), GRAM)
+        self.grams = _runs(words, GRAM) | _runs(_words(one_expression(document.code)), GRAM)
         self.text_shingles = _runs(tuple(_NUMBER.sub("0", word) for word in words), SHINGLE)
         self.code_shingles = _runs(tuple(_TOKEN.findall(forms[0])), SHINGLE) if forms else frozenset[_Feature]()
         self.programs = tuple(hashlib.sha256(form.encode()).hexdigest() for form in forms)

@@ -108,9 +108,35 @@ def read_grammar(task: TaskSpec) -> Grammar | str:
 def solution_source(grammar: Grammar, expression: str) -> str:
     """The whole solution: the wanted function, with the imports that the prelude does not bring."""
     names = ", ".join(name for name, _ in grammar.parameters)
-    body = f"def {grammar.target}({names}):\n    return {expression}"
+    lines = steps_of(expression) or [f"return {expression}"]
+    body = "\n    ".join((f"def {grammar.target}({names}):", *lines))
     imports = "\n".join(_imports(grammar, expression))
     return f"{imports}\n\n\n{body}" if imports else body
+
+
+def steps_of(expression: str) -> list[str] | None:
+    """A chain of calls as one statement a call, in the order in which they are done; None for anything else.
+
+    A model learns to continue such a list more readily than to nest: it reads like the task. A chain passes one input
+    on, and no other call needs it.
+    """
+    tree = ast.parse(expression, mode="eval").body
+    calls: list[ast.Call] = []
+    inner: ast.expr | None = tree
+    while isinstance(inner, ast.Call):
+        calls.insert(0, inner)
+        nested = [argument for argument in inner.args if isinstance(argument, ast.Call)]
+        if len(nested) > 1:
+            return None
+        inner = nested[0] if nested else None
+    inputs = [node.id for call in calls for node in call.args if isinstance(node, ast.Name)]
+    first = [node.id for node in calls[0].args if isinstance(node, ast.Name)] if calls else []
+    if not first or inputs.count(first[0]) != 1:
+        return None
+    x = first[0]
+    for call in calls[1:]:
+        call.args = [ast.Name(x) if isinstance(argument, ast.Call) else argument for argument in call.args]
+    return [*(f"{x} = {ast.unparse(call)}" for call in calls), f"return {x}"]
 
 
 def is_of_grammar(grammar: Grammar, expression: str) -> bool:

@@ -93,11 +93,14 @@ class Library:
         return value
 
     def source(self, steps: Steps) -> str:
-        """The reference solution: one call inside the other."""
-        text = self.parameter
-        for name, number in steps:
-            text = f"{name}({text})" if number is None else f"{name}({number}, {text})"
-        return f"def solve({self.parameter}):\n    return {text}"
+        """The reference solution: a step a line, in the order in which the task asks for them.
+
+        One call inside the other would turn the order round, and a small model that learned two steps so wrote a pair
+        that it had seen instead of one that it had not.
+        """
+        x = self.parameter
+        calls = [f"    {x} = {name}({x})" if n is None else f"    {x} = {name}({n}, {x})" for name, n in steps]
+        return "\n".join((f"def solve({x}):", *calls, f"    return {x}"))
 
     def pool(self, seed: str, size: int, lengths: Sequence[int]) -> tuple[Value, ...]:
         """Different inputs, drawn from the seed."""

@@ -206,3 +206,30 @@ def test_examples_are_few() -> None:
     gate = [Document(f"g{i}", "", f"def f(x):\n    return call{i}(x)") for i in range(50)]
     found = contamination(gate, gate)
     assert (found.exact, len(found.examples)) == (50, 10)
+
+
+def test_a_step_a_line_is_the_same_program_as_one_call_inside_the_other() -> None:
+    nested = "def solve(s):\n    return order(turn(6, s))"
+    lines = 'def f(xs):\n    """Two steps."""\n    xs: list = turn(2, xs)\n    ys = order(xs)\n    return ys'
+    assert normal_forms(lines) == normal_forms(nested)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(x):\n    y = turn(x)\n    return y + y",
+        "def f(x):\n    y = turn(x)\n    return x",
+        "def f(x):\n    y = turn(x)\n    return [y for _ in x]",
+        "def f(x):\n    x += 1\n    return x",
+    ],
+)
+def test_a_result_that_is_not_used_once_stays_a_statement(code: str) -> None:
+    (form,) = normal_forms(code)
+    assert form.count("\n") == 2
+
+
+def test_words_of_a_step_a_line_are_counted_as_of_one_expression() -> None:
+    """Two tasks that begin with the same three steps share 13 words only because each line repeats the variable."""
+    same = "def solve(xs):\n    xs = swell(5, xs)\n    xs = nab(3, xs)\n    xs = gyre(4, xs)\n"
+    one, other = same + "    xs = lone(xs)\n    return xs", same + "    xs = flim(xs)\n    return xs"
+    assert find_overlaps([Document("gate", "a b c", one)], [Document("row", "d e f", other)]).clean

@@ -31,15 +31,18 @@ def steps_of(task: SuiteTask) -> Steps:
     """The composition that a reference is, read from its source."""
     assert task.reference is not None
     [function] = ast.parse(task.reference).body
-    assert isinstance(function, ast.FunctionDef) and isinstance(function.body[0], ast.Return)
-    node, found = function.body[0].value, list[tuple[str, int | None]]()
-    while isinstance(node, ast.Call):
-        assert isinstance(node.func, ast.Name)
-        number = node.args[0].value if len(node.args) == 2 and isinstance(node.args[0], ast.Constant) else None
+    assert isinstance(function, ast.FunctionDef)
+    *lines, last = function.body
+    assert isinstance(last, ast.Return)
+    found: list[tuple[str, int | None]] = []
+    for line in lines:
+        assert isinstance(line, ast.Assign) and isinstance(line.value, ast.Call)
+        call = line.value
+        assert isinstance(call.func, ast.Name)
+        number = call.args[0].value if len(call.args) == 2 and isinstance(call.args[0], ast.Constant) else None
         assert number is None or isinstance(number, int)
-        found.append((node.func.id, number))
-        node = node.args[-1]
-    return tuple(reversed(found))
+        found.append((call.func.id, number))
+    return tuple(found)
 
 
 def inputs_of(task: SuiteTask) -> tuple[list[object], list[object]]:

@@ -12,7 +12,7 @@ from support.small_api import MODULE, api_task, rotate_then_order
 
 from engine.api_models import Case, CaseSuite, TaskSpec
 from engine.pipeline import search as searching
-from engine.pipeline.grammar import Grammar, is_of_grammar, read_grammar, solution_source
+from engine.pipeline.grammar import Grammar, is_of_grammar, read_grammar, solution_source, steps_of
 from engine.pipeline.search import MAX_EQUAL, MAX_LEVEL, Call, Constant, Outcome, Problem, TooSlow, fits, search
 
 
@@ -183,9 +183,24 @@ def test_a_task_that_cannot_be_searched_says_why(change: dict[str, Any], reason:
 
 def test_the_solution_imports_what_the_prelude_does_not_bring() -> None:
     task = rotate_then_order(3)
-    assert solution_source(grammar_of(task), "tumble(xs)") == "def solve(xs):\n    return tumble(xs)"
+    assert solution_source(grammar_of(task), "tumble(xs)") == "def solve(xs):\n    xs = tumble(xs)\n    return xs"
     bare = grammar_of(task.model_copy(update={"prelude": ""}))
     assert solution_source(bare, "tumble(xs)").startswith("from runekit import tumble\n\n\ndef solve(xs):")
+
+
+@pytest.mark.parametrize(
+    ("expression", "lines"),
+    [
+        ("tumble(gyre(2, xs))", ["xs = gyre(2, xs)", "xs = tumble(xs)", "return xs"]),
+        ("f('q', g(a, b))", ["a = g(a, b)", "a = f('q', a)", "return a"]),
+        ("f(xs, g(xs))", None),
+        ("f(g(xs), h(xs))", None),
+        ("f(3)", None),
+        ("xs", None),
+    ],
+)
+def test_a_chain_is_a_step_a_line_and_anything_else_is_not(expression: str, lines: list[str] | None) -> None:
+    assert steps_of(expression) == lines
 
 
 @pytest.mark.parametrize(
