@@ -33,6 +33,7 @@ GONE_LINE_S = 5.0
 """P3 of README."""
 START_LINE_MS = 40.0
 """Of a guardian, on a machine that is not loaded."""
+LOG_LINES = 60
 STARTS = 30
 TREES = 5
 
@@ -72,10 +73,18 @@ def measure(kills: int, seed: int, real: int) -> Mapping[str, Any]:
         rounds = Rounds(Place(folder / "rounds"), seed)
         try:
             figures = rounds.run(kills, real).summary()
+        except AssertionError:
+            print("\n".join(_end_of_log(rounds.place.home / "logs" / "engine.log")), file=sys.stderr)
+            raise
         finally:
             rounds.place.end_all()
     stubborn = {"median": round(median(ends), 3), "max": round(max(ends), 3)}
     return {"guardian_start_ms": round(start_ms, 1), "stubborn_tree_gone_s": stubborn, "seed": seed, **figures}
+
+
+def _end_of_log(log: Path) -> list[str]:
+    """What explains a broken promise best; the folder goes with the benchmark."""
+    return log.read_text(errors="replace").splitlines()[-LOG_LINES:] if log.exists() else []
 
 
 def main() -> int:
