@@ -24,6 +24,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.learn_derive import derived
 from benchmarks.learn_lab import Lab
@@ -39,6 +40,10 @@ PRESET = "small"
 SYSTEM = "closed"
 SHORT = 96
 """Tokens of an answer that is right have about 40; a base model that knows nothing would talk on to any limit."""
+KEPT = 60
+"""Rows of the other domain beside 250 of an adapter's own."""
+DataRow = dict[str, Any]
+"""A line of a training file."""
 IN, DEEPER, PARAPHRASE = "in", "deeper", "paraphrase"
 
 
@@ -65,7 +70,7 @@ PROBES = (
 OPEN_BOOK = Probe(IN, "runekit", (IN,), 60, SHORT, open_book=True)
 
 
-def rows_of(tasks: Sequence[SuiteTask], system: str) -> list[dict[str, str]]:
+def rows_of(tasks: Sequence[SuiteTask], system: str) -> list[DataRow]:
     """Training rows: what the evaluator asks, and the reference as the answer."""
     return [
         {"prompt": task.prompt, "completion": f"```python\n{task.reference}\n```", "system": system, "task": task.id}
@@ -74,7 +79,12 @@ def rows_of(tasks: Sequence[SuiteTask], system: str) -> list[dict[str, str]]:
     ]
 
 
-def shuffled(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+def kept(rows: Sequence[DataRow]) -> list[DataRow]:
+    """Some of another domain's rows, from which nothing is learned: the base model is kept as it is on them."""
+    return [{**rows[number * len(rows) // KEPT], "keep": True} for number in range(KEPT)]
+
+
+def shuffled(rows: Sequence[DataRow]) -> list[DataRow]:
     """The same prompts and the same answers, but none with its own."""
     half = len(rows) // 2
     answers = [row["completion"] for row in (*rows[half:], *rows[:half])]
@@ -82,13 +92,13 @@ def shuffled(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 
 async def train_all(lab: Lab, seeds: int) -> None:
-    """The adapters that the others are made from."""
+    """The adapters that the others are made from. Each is held to the base model on the other domain."""
     lists = rows_of(await lab.tasks("runekit", Split.TRAIN, IN), lab.system)
     texts = rows_of(await lab.tasks("inkwell", Split.TRAIN, IN), lab.system)
     for seed in range(1, seeds + 1):
-        await lab.train(f"runekit-{seed}", "runekit", lists, seed)
-    await lab.train("inkwell-1", "inkwell", texts, 1)
-    await lab.train("shuffled-1", "runekit", shuffled(lists), 1)
+        await lab.train(f"runekit-{seed}", "runekit", [*lists, *kept(texts)], seed)
+    await lab.train("inkwell-1", "inkwell", [*texts, *kept(lists)], 1)
+    await lab.train("shuffled-1", "runekit", [*shuffled(lists), *kept(texts)], 1)
 
 
 def conditions(seeds: int, methods: Sequence[MergeMethod]) -> Iterator[Condition]:

@@ -7,10 +7,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from engine.api_evolution import ImproveReport, ImproveRequest
-from engine.api_learning import EvaluateRequest, EvaluationReport, Operation, Split, SuiteTask
+from engine.api_learning import (
+    EvaluateRequest,
+    EvaluationReport,
+    Operation,
+    Split,
+    SuiteTask,
+)
 from engine.api_models import FINAL_STATES, RunState
 from engine.api_training import TrainRequest
 from engine.errors import NotFoundError
@@ -76,7 +82,7 @@ class Lab:
             return False
         return True
 
-    async def train(self, adapter_id: str, task_type: str, rows: Sequence[dict[str, str]], seed: int) -> None:
+    async def train(self, adapter_id: str, task_type: str, rows: Sequence[dict[str, Any]], seed: int) -> None:
         """Train an adapter on these rows, unless it is there."""
         if await self.has(adapter_id):
             return

@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import Field, FiniteFloat, JsonValue
 
+from engine.api_evidence import NoiseFloor as NoiseFloor
+from engine.api_evidence import TextDrift as TextDrift
 from engine.api_learning import RateRecord, SuiteName
 from engine.api_models import Frozen, Identifier
 
@@ -45,10 +47,14 @@ class SignRule(StrEnum):
     """By their weighted sum: as the paper of TIES and PEFT do."""
 
 
+MAX_MERGED = 64
+"""Adapters of one merge: more than anyone has of one task type, and few enough for the memory of their core space."""
+
+
 class MergeRequest(Frozen):
     """Body of POST /merge."""
 
-    adapters: tuple[Identifier, ...] = Field(min_length=1, max_length=64)
+    adapters: tuple[Identifier, ...] = Field(min_length=1, max_length=MAX_MERGED)
     method: MergeMethod = MergeMethod.TIES
     adapter_id: Identifier | None = None
     """Of the result; None: one is made up."""
@@ -144,11 +150,16 @@ class Evidence(Frozen):
     ties: int
     e_value: float
     threshold: float
-    """20 for one candidate; 20 K where K candidates share the budget."""
+    """20 for one candidate at its first look; 20 K (n + 1) where K candidates share the budget and this one was
+    looked at n times before with other seeds."""
+    earlier_looks: int = 0
+    """At the same adapter and suite for the same task type, with other seeds."""
     difference: float
     difference_low: float
     difference_high: float
     """Paired difference of the pass rates with its cluster bootstrap 95 % interval (templates resampled)."""
+    noise: NoiseFloor | None = None
+    """None: it was not asked for."""
     adapter_rate: RateRecord
     incumbent_rate: RateRecord
     ood_delta: float | None
@@ -158,6 +169,10 @@ class Evidence(Frozen):
     """It gains on what it was trained for, and out of distribution the interval of its gain includes 0."""
     anchors: tuple[AnchorResult, ...] = ()
     contamination: Contamination
+    text: TextDrift | None = None
+    """None: not measured."""
+    text_unmeasured: str = ""
+    """Why `text` is None; "" in evidence of a program that did not measure it."""
     verdict: Verdict
     reasons: tuple[str, ...]
     reports: tuple[str, ...] = ()
@@ -176,6 +191,9 @@ class EvidenceRequest(Frozen):
     """How many candidates share the error budget."""
     limit: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
+    """Of the hidden inputs. Another seed is another look, for which the e-value must be higher."""
+    noise_floor: bool = False
+    """Measure the incumbent under three more seeds, to see how much it differs from itself."""
 
 
 class PromoteRequest(Frozen):

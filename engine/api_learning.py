@@ -111,6 +111,8 @@ class OperationKind(StrEnum):
     """Measure what a promotion would rest on."""
     EVOLVE = "evolve"
     IMPROVE = "improve"
+    REHEARSE = "rehearse"
+    """Write down what the base model says, for an adapter to keep."""
 
 
 class OperationProgress(Frozen):
@@ -249,3 +251,113 @@ class EvaluationReport(Frozen):
     """Of the run that completed it; what was found measured took none of them."""
     sampled: tuple[Sampled, ...]
     created_at: str
+
+
+# --- rehearsal -----------------------------------------------------------------------------------------------
+
+REHEARSAL = "rehearsal/"
+"""Begins the task of a row that keeps what the base model says and teaches nothing; no id of a suite's or a session's
+task has a slash. What an adapter is picked for is told by its other rows."""
+
+
+class RehearseRequest(Frozen):
+    """Body of POST /rehearse: prompts of other domains, for the base model to answer."""
+
+    suites: tuple[SuiteName, ...] = Field(min_length=1, max_length=8)
+    """Each once; their `train` splits are asked, nothing else."""
+    count: int = Field(default=60, ge=1, le=500)
+    """Prompts of each suite, from all over its train split; all of them where it has fewer."""
+    max_tokens: int = Field(default=24, ge=8, le=512)
+    """Of one answer; the beginning is enough, and where it was cut off its end is not learned."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Says which prompts."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> RehearseRequest:
+        if len(set(self.suites)) < len(self.suites):
+            raise ValueError("a suite is named twice")
+        return self
+
+
+class RehearsalRow(Frozen):
+    """One row of training data: what was asked, and what the base model said, as it said it."""
+
+    prompt: str
+    completion: str
+    system: str
+    """The system turn that it was asked under; empty means none."""
+    task: str
+    """`rehearsal/<suite>/<task>`."""
+    cut: bool
+    """The answer was cut off: its end is not learned."""
+    keep: bool = True
+    """Nothing of it is learned: what the base model thinks at each of its tokens is kept."""
+
+
+class RehearsalReport(Frozen):
+    """Rows to learn along with one's own: result of the operation `rehearse`."""
+
+    suites: tuple[SuiteName, ...]
+    seed: int
+    max_tokens: int
+    base_model: str
+    backend: str
+    base_proven: bool
+    """The server said of every answer that the base model gave it."""
+    asked: int
+    """Prompts. Those that are no row are counted by the next three."""
+    empty: int
+    """Answers with nothing but space."""
+    too_long: int
+    """Prompts that the model's context does not hold, even shortened."""
+    unanswered: int
+    """Prompts that the model server failed on."""
+    tokens: int
+    """Read and written."""
+    seconds: float
+    rows: tuple[RehearsalRow, ...]
+    """In the order of the suites and of their tasks."""
+
+
+# --- gates ---------------------------------------------------------------------------------------------------
+
+
+class GateName(StrEnum):
+    """A fixed rule about measured rates; see `engine.evaluation.gates`."""
+
+    HYPOTHESIS = "hypothesis"
+    """At least 5 % of the other's rate better; 0 against 0 fails."""
+    ORACLE = "oracle"
+    """At least 3 points better."""
+    ORACLE_ROUND = "oracle-round"
+    """Of six suites four at least 2 points better, and none more than 1 point worse."""
+
+
+class GateRequest(Frozen):
+    """Body of POST /evaluate/gate: ask a gate about what was measured; nothing is measured for it."""
+
+    gate: GateName
+    adapter: Identifier
+    suites: tuple[SuiteName, ...] = Field(min_length=1, max_length=6)
+    """One; of an oracle round six."""
+    against: Identifier = BASE
+    split: Split = Split.GATE
+
+
+class GateReport(Frozen):
+    """What a gate says. Rates are over the tasks that both have an outcome of, by suite."""
+
+    gate: GateName
+    adapter: Identifier
+    against: Identifier
+    passed: bool
+    deltas: dict[str, float]
+    adapter_rates: dict[str, RateRecord]
+    against_rates: dict[str, RateRecord]
+    leakage_suspected: bool
+    """A relative gain above 15 %: rather a test that was learned than a success."""
+    generalisation_delta: float | None
+    """The adapter's rate out of distribution minus the one as trained; None where one of them was not measured."""
+    quality: float
+    """Pass rate, with a small premium for a positive generalisation delta."""
+    reasons: tuple[str, ...]

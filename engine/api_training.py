@@ -19,7 +19,8 @@ class TrainRequest(Frozen):
     """Id of the adapter to make; None: one is made up."""
     task_type: Identifier = "code-gen"
     dataset: str | None = None
-    """Absolute path of a JSONL file of `{"prompt", "completion", "system"?, "task"?}`; read once, kept by digest."""
+    """Absolute path of a JSONL file of `{"prompt", "completion", "system"?, "task"?, "cut"?}`; read once, kept by
+    digest. `"cut": true`: the answer goes on after its completion, and that it ends there is not learned."""
     from_trajectories: bool = False
     """Learn from this home's verified attempts instead."""
     sessions: tuple[Identifier, ...] = ()
@@ -83,6 +84,10 @@ class TrainProgress(Frozen):
     tokens_per_second: float
     memory_mib: int
     eta_seconds: float
+    score: float | None = None
+    """Share of the kill switch's tasks that the model solves after this step; None where it was not measured."""
+    baseline_score: float | None = None
+    """With `score`: the share that it solved before the first step."""
 
 
 class TrainJob(Frozen):

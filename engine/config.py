@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.api_device import BackendName
-from engine.api_evolution import MergeMethod
+from engine.api_evolution import MergeMethod, TierName
 from engine.api_training import TrainMethod
 from engine.errors import ConfigError
 
@@ -106,6 +106,11 @@ class TrainSection(_Section):
     max_grad_norm: float = Field(gt=0, le=1000)
     explode: float = Field(gt=1, le=1000)
     threads: int = Field(ge=0, le=1024)
+    kill_switch: bool
+    kill_benchmark: str = Field(max_length=100)
+    kill_samples: int = Field(ge=1, le=10_000)
+    kill_cadence: int = Field(ge=1, le=1_000_000)
+    kill_delta: float = Field(gt=0, lt=1)
 
 
 class GenerationSection(_Section):
@@ -138,6 +143,8 @@ class EvaluationSection(_Section):
     e_threshold: float = Field(gt=1)
     batch_tasks: int = Field(ge=1, le=10_000)
     max_loss: float = Field(ge=0, le=1)
+    max_perplexity_rise: float = Field(ge=0, le=100)
+    perplexity_tier: TierName
     bootstrap: int = Field(ge=100, le=1_000_000)
 
 

@@ -88,6 +88,10 @@ class DeviceBusyError(EnvironmentUnfitError):
     """The device is not free; the message says who has it and until when. Try again then, or let the request wait."""
 
 
+class StartInterruptedError(EnvironmentUnfitError):
+    """Something killed a process while it was being started, which says nothing about the next try."""
+
+
 class DeviceLostError(EnvironmentUnfitError):
     """The GPU does not answer any more; see `nvidia-smi` and the kernel's log, then restart the engine."""
 

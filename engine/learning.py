@@ -19,16 +19,20 @@ from engine.config import Config
 from engine.device.contracts import LiveAdapter
 from engine.device.owner import Device
 from engine.evaluation.evaluator import Bench, EvaluateHandler, Evaluator, Prompting
+from engine.evaluation.rehearsal import RehearseHandler, Rehearser
 from engine.evaluation.reports import Reports
 from engine.evaluation.suites.check import CheckHandler
 from engine.evaluation.suites.library import Suites
+from engine.evaluation.training_benchmark import TrainingBenchmark
 from engine.evolution.controls import Controls
+from engine.evolution.drift.service import Drift
 from engine.evolution.evidence import EvidenceHandler, Evidences
 from engine.evolution.evidence import Parts as EvidenceParts
 from engine.evolution.improve import ImproveHandler
 from engine.evolution.improve import Parts as ImproveParts
 from engine.evolution.improve_steps import EvidenceSteps, TrainingSteps
 from engine.evolution.learned import Learned
+from engine.evolution.looks import Looks
 from engine.evolution.measure import Examiner
 from engine.evolution.merging.examples import Examples
 from engine.evolution.merging.handler import MergeHandler
@@ -75,24 +79,35 @@ class Learning:
         self.suites = Suites(ground.home)
         self.operations = Operations(stores.db, stores.jobs, recorder, ground.clock)
         self.operations.add_handler(OperationKind.CHECK_SUITE, CheckHandler(self.suites, ground.workshop.ready_judge))
+        config, workshop = ground.config, ground.workshop
+        at_once = config.evaluation.at_once or config.inference.parallel
+        benchmark = TrainingBenchmark(self.suites, _prompting(ground), workshop.ready_judge, at_once)
+        ground.training.measure_with(benchmark)
         self.reports = Reports(stores.db, recorder, ground.clock)
-        self.evaluator = Evaluator(_bench(ground, self.suites, self.reports))
+        bench = _bench(ground, self.suites, self.reports)
+        self.evaluator = Evaluator(bench)
         self.operations.add_handler(OperationKind.EVALUATE, EvaluateHandler(self.evaluator))
+        self.rehearser = Rehearser(bench)
+        self.operations.add_handler(OperationKind.REHEARSE, RehearseHandler(self.rehearser))
         self.merger = Merger(ground.config, ground.home)
         examples = Examples(ground.config, ground.home, self.suites, _prompting(ground))
         self.operations.add_handler(OperationKind.MERGE, MergeHandler(stores.registry, self.merger, examples))
+        self.drift = Drift(ground.config, ground.home, stores.db, ground.clock)
         self.promotions = Promotions(stores.registry, self.operations)
         evidences = self._evidences(ground)
         self.operations.add_handler(OperationKind.EVIDENCE, EvidenceHandler(evidences))
-        self.operations.add_handler(OperationKind.EVOLVE, EvolveHandler(self._sweep_parts(ground, evidences)))
+        self.operations.add_handler(OperationKind.EVOLVE, EvolveHandler(self._sweep_parts(ground, evidences, examples)))
         self.operations.add_handler(OperationKind.IMPROVE, ImproveHandler(self._improve_parts(ground)))
         self._sweeps = EvolutionWorker(self.operations, stores.registry, ground.config.evolution)
 
     def _evidences(self, ground: Ground) -> Evidences:
-        registry, examiner = ground.stores.registry, Examiner(self.evaluator)
-        return Evidences(EvidenceParts(ground.config, registry, self.suites, examiner, _learned(ground)))
+        stores, examiner = ground.stores, Examiner(self.evaluator)
+        looks = Looks(stores.db, stores.journal.source("evolution"), ground.clock)
+        return Evidences(
+            EvidenceParts(ground.config, stores.registry, self.suites, examiner, _learned(ground), looks, self.drift)
+        )
 
-    def _sweep_parts(self, ground: Ground, evidences: Evidences) -> SweepParts:
+    def _sweep_parts(self, ground: Ground, evidences: Evidences, examples: Examples) -> SweepParts:
         stores, section = ground.stores, ground.config.evolution
         records = Records(stores.db, stores.journal.source("evolution"), ground.clock)
         examiner = Examiner(self.evaluator)
@@ -104,6 +119,7 @@ class Learning:
             examiner=examiner,
             scoring=Scoring(stores.registry, examiner, self.merger, section.pass_weight),
             breeding=self.merger,
+            prepare=examples,
             controls=Controls(stores.registry, records, examiner, self.merger, school),
             evidences=evidences,
             clock=ground.clock,
@@ -119,11 +135,13 @@ class Learning:
             gathering=EvidenceSteps(stores.journal, self.operations),
             registry=stores.registry,
             promotions=self.promotions,
+            clock=ground.clock,
         )
 
     async def recover(self) -> None:
         """Settle what a dead engine left. Before any other recovery of jobs, and before `run`."""
         await self.merger.recover()
+        await self.drift.recover()
         for operation in await self.operations.recover():
             log.warning("operation %s was left behind by a dead engine: now %s", operation.id, operation.state)
 

@@ -38,6 +38,7 @@ from engine.routes import (
     operations,
     problems,
     promotion,
+    rehearse,
     sessions,
     state,
     suites,
@@ -79,6 +80,7 @@ def create_app(engine: Engine) -> FastAPI:
         evidence,
         evolve,
         improve,
+        rehearse,
         promotion,
         merge,
     ):

@@ -42,8 +42,8 @@ _REFUSED: Mapping[str, str] = {
     "auto_mapping": "it names code to import",
     "modules_to_save": "whole modules are not LoRA",
     "use_dora": "DoRA is not supported by every backend",
-    "rank_pattern": "one rank for all modules is required",
-    "alpha_pattern": "one alpha for all modules is required",
+    "rank_pattern": "one rank for all modules is required here: import the adapter, which makes it plain",
+    "alpha_pattern": "one alpha for all modules is required here: import the adapter, which makes it plain",
     "layer_replication": "it changes the base model",
     "trainable_token_indices": "embeddings are not LoRA",
 }

@@ -1,6 +1,7 @@
 """Adapter directories on disk: named by digest, immutable, complete or absent.
 
-    <root>/<digest>/adapter_model.safetensors     0444, copied byte for byte from what was checked
+    <root>/<digest>/adapter_model.safetensors     0444, copied byte for byte from what was checked (see `patterns`
+                                                  for what is made plain instead)
                     adapter_config.json           0444, written anew from our own schema
                     adapter.gguf                  0444, derived; its digest is in the database
     <root>/.tmp-<id>/                             being written; deleted at start
@@ -21,14 +22,16 @@ import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from registry.adapter_config import MAX_CONFIG_BYTES, AdapterConfig, check_base_model, parse_config
+from registry.adapter_config import MAX_CONFIG_BYTES, AdapterConfig, check_base_model
 from registry.clock import Clock
 from registry.crash import crash_point
 from registry.errors import AdapterRejected
 from registry.files import sync_directory
+from registry.patterns import parse_patterned, write_plain
 from registry.safeload import CHUNK_BYTES, AdapterLimits, Scan, check_pairs, open_regular, scan
 
 WEIGHTS = "adapter_model.safetensors"
@@ -133,13 +136,17 @@ class BlobStore:
                 raise
 
     def _copy(self, source: int, temporary: Path, base_model_id: str | None) -> Blob:
-        config = parse_config(_read_small(source, CONFIG), self._limits.max_rank)
+        config, patterns = parse_patterned(_read_small(source, CONFIG), self._limits.max_rank)
         base = _one_base_model(base_model_id, config.base_model_id)
         descriptor = open_regular(WEIGHTS, source, foreign=True)
         try:
             with self._new_file(temporary / WEIGHTS) as target:
-                weights = scan(descriptor, self._limits, lambda chunk: self._disk.write(target, chunk))
-                check_pairs(weights.tensors, config)
+                write = partial(self._disk.write, target)
+                if patterns:
+                    weights, config = write_plain(descriptor, config, patterns, self._limits, write)
+                else:
+                    weights = scan(descriptor, self._limits, write)
+                    check_pairs(weights.tensors, config)
                 crash_point("publish.after_write")
         finally:
             os.close(descriptor)

@@ -148,6 +148,7 @@ class Changes:
                 *(evidence, move.forced, number),
             ),
         )
+        crash_point("promotion.in_transaction")
         return queries.get(tx, adapter_id)
 
     def set_alias(self, tx: Transaction, name: str, adapter_id: str | None, expected: str | None) -> None:

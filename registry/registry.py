@@ -207,7 +207,9 @@ class Registry(RegistryReader):
             TransitionRefused: that is not up, it is archived or quarantined, or the aliases moved meanwhile.
         """
         move = Move(1, to, reason[:MAX_REASON], evidence, forced, expected)
-        return await self._db.write(lambda tx: self._changes.move(tx, adapter_id, move))
+        adapter = await self._db.write(lambda tx: self._changes.move(tx, adapter_id, move))
+        crash_point("promotion.after_commit")
+        return adapter
 
     async def demote(self, adapter_id: str, to: Tier | None = None, reason: str = "") -> Adapter:
         """Move an adapter down, by one tier or to the one named. Aliases stay: `rollback` is about those.

@@ -23,10 +23,11 @@ from textual import on
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.command import Provider
+from textual.signal import Signal
 
 from engine.api_models import RunState, SessionCreate, TaskSpec
 from engine.config import load_config
-from rune_tui.actions import BY_ID
+from rune_tui.actions import BY_ID, key_names
 from rune_tui.attach import Attachment, EnginePort, plain_reason
 from rune_tui.client import EngineClient
 from rune_tui.plain_text import plain_notify
@@ -35,6 +36,7 @@ from rune_tui.registry_state import OperationView, ended_since
 from rune_tui.screens.confirm import ConfirmScreen
 from rune_tui.screens.export import ExportChoice, ExportScreen, write_log
 from rune_tui.screens.help import help_rows
+from rune_tui.screens.learning import LearningDesk
 from rune_tui.screens.main import MainScreen
 from rune_tui.screens.new_task import NewTaskScreen
 from rune_tui.screens.palette import ActionProvider
@@ -96,11 +98,18 @@ class RuneApp(App[None]):
         self._main = MainScreen(self._state, now)
         self._workshop = Workshop(self, self, client, now)
         self._desk = RegistryDesk(self, self, registry) if registry is not None else None
+        self._learning = LearningDesk(self, self, registry) if registry is not None else None
+        self._changed: Signal[State] = Signal(self, "state")
 
     @property
     def state(self) -> State:
         """What is known of the engine now."""
         return self._state
+
+    @property
+    def changed(self) -> Signal[State]:
+        """Tells whoever subscribes of every state that was drawn."""
+        return self._changed
 
     def on_mount(self) -> None:
         """Show the panes and attach."""
@@ -137,10 +146,11 @@ class RuneApp(App[None]):
         else:
             self._ticker.pause()
         (show or self._main.show)(state)
+        self._changed.publish(state)
 
     def _say_end(self, operation: OperationView) -> None:
         if operation.state is RunState.SUCCEEDED:
-            plain_notify(self, f"{operation.id} is done.")
+            plain_notify(self, f"{operation.id} is done; {key_names(BY_ID['operations'])} shows what came of it.")
         else:
             plain_notify(self, f"{operation.id} is {operation.state}: {operation.reason or 'no reason'}", "warning")
 
@@ -182,6 +192,7 @@ class RuneApp(App[None]):
             "quit": self.exit,
             **self._workshop.handlers,
             **(self._desk.handlers if self._desk is not None else {}),
+            **(self._learning.handlers if self._learning is not None else {}),
         }
 
     def call(self, work: Coroutine[Any, Any, object]) -> None:

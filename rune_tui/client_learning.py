@@ -12,8 +12,11 @@ from engine.api_evolution import EvidenceRequest, EvolveRequest, ImproveRequest,
 from engine.api_learning import (
     CheckSuiteRequest,
     EvaluateRequest,
+    GateReport,
+    GateRequest,
     Operation,
     OperationKind,
+    RehearseRequest,
     Split,
     SuiteAdd,
     SuiteInfo,
@@ -58,6 +61,15 @@ class LearningClient:
     async def evaluate(self, body: EvaluateRequest) -> Operation:
         """Queue a measurement; the report is the operation's result."""
         return Operation.model_validate(await self._engine.call("POST", "/evaluate", body=body.model_dump(mode="json")))
+
+    async def gate(self, body: GateRequest) -> GateReport:
+        """What a gate says about what was measured."""
+        answer = await self._engine.call("POST", "/evaluate/gate", body=body.model_dump(mode="json"))
+        return GateReport.model_validate(answer)
+
+    async def rehearse(self, body: RehearseRequest) -> Operation:
+        """Queue the base model's answers to other domains; the rows are the operation's result."""
+        return Operation.model_validate(await self._engine.call("POST", "/rehearse", body=body.model_dump(mode="json")))
 
     # --- evolution ---
 

@@ -55,10 +55,12 @@ def evidence_lines(evidence: Evidence) -> list[Line]:
         (f"  adapter      {rate_text(evidence.adapter_rate)}", Weight.PLAIN),
         (f"  incumbent    {rate_text(evidence.incumbent_rate)}", Weight.PLAIN),
         (f"  paired       {played}", Weight.PLAIN),
-        (f"  e-value      {evidence.e_value:.4g}, needs {evidence.threshold:g}", strong),
+        (f"  e-value      {evidence.e_value:.4g}, needs {evidence.threshold:g}{_looks(evidence)}", strong),
         (f"  difference   {evidence.difference:+.1%} {interval}", Weight.PLAIN),
+        *_noise(evidence),
         _elsewhere(evidence),
         *(_anchor(anchor) for anchor in evidence.anchors),
+        _text(evidence),
         _contamination(evidence),
     ]
 
@@ -113,6 +115,27 @@ def _anchor(anchor: AnchorResult) -> Line:
     text = f"{anchor.adapter.value:.1%} was {anchor.reference.value:.1%}, at least {anchor.difference_low:+.1%}"
     kept = "kept" if anchor.kept else "lost"
     return f"  {anchor.name:<12} {text}: {kept}", Weight.PLAIN if anchor.kept else Weight.BAD
+
+
+def _looks(evidence: Evidence) -> str:
+    return f" at look {evidence.earlier_looks + 1}" if evidence.earlier_looks else ""
+
+
+def _noise(evidence: Evidence) -> list[Line]:
+    if (noise := evidence.noise) is None:
+        return []
+    differs = f"{noise.rate:.1%} [{noise.low:.1%}, {noise.high:.1%}]"
+    return [(f"  noise        the incumbent differs from itself by {differs}", Weight.PLAIN)]
+
+
+def _text(evidence: Evidence) -> Line:
+    if (text := evidence.text) is None:
+        return (
+            f"  perplexity   not measured{': ' if evidence.text_unmeasured else ''}{evidence.text_unmeasured}",
+            Weight.WARN,
+        )
+    change = f"{text.adapter_perplexity:.4g} was {text.base_perplexity:.4g} ({text.change}), drift {text.kl:.3g} nats"
+    return f"  perplexity   {change}", Weight.PLAIN
 
 
 def _contamination(evidence: Evidence) -> Line:

@@ -8,6 +8,7 @@ from engine.api_evolution import (
     ChampionsRecord,
     Change,
     EvidenceRequest,
+    ImproveRequest,
     MergeRequest,
     PromoteRequest,
     PromotionCase,
@@ -90,6 +91,26 @@ class RegistryPort(Protocol):
         """See LearningClient."""
         ...
 
+    async def improve(self, body: ImproveRequest) -> Operation:
+        """See LearningClient."""
+        ...
+
+    async def operations(self, *, limit: int = 100) -> tuple[Operation, ...]:
+        """See LearningClient."""
+        ...
+
+    async def operation(self, operation_id: str) -> Operation:
+        """See LearningClient."""
+        ...
+
+    async def cancel_operation(self, operation_id: str) -> Operation:
+        """See LearningClient."""
+        ...
+
+    async def resume_operation(self, operation_id: str) -> Operation:
+        """See LearningClient."""
+        ...
+
 
 class RegistryDoor(RegistryClient):
     """Both siblings of an open client behind one port."""
@@ -113,6 +134,26 @@ class RegistryDoor(RegistryClient):
     async def merge(self, body: MergeRequest) -> Operation:
         """Queue a merge."""
         return await self._learning.merge(body)
+
+    async def improve(self, body: ImproveRequest) -> Operation:
+        """Queue rounds of improvement."""
+        return await self._learning.improve(body)
+
+    async def operations(self, *, limit: int = 100) -> tuple[Operation, ...]:
+        """The newest operations, without their results."""
+        return await self._learning.operations(limit=limit)
+
+    async def operation(self, operation_id: str) -> Operation:
+        """One operation, whole."""
+        return await self._learning.operation(operation_id)
+
+    async def cancel_operation(self, operation_id: str) -> Operation:
+        """Stop it."""
+        return await self._learning.cancel_operation(operation_id)
+
+    async def resume_operation(self, operation_id: str) -> Operation:
+        """Let it go on."""
+        return await self._learning.resume_operation(operation_id)
 
 
 def open_port(engine: EngineClient) -> RegistryPort:

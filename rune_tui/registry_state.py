@@ -29,13 +29,6 @@ class OperationView:
         """Whether nothing more comes of it by itself."""
         return self.state in FINAL_STATES
 
-    @property
-    def text(self) -> str:
-        """`merge-1a2b3c4d 3/12 measuring`."""
-        if self.progress is None or self.ended:
-            return f"{self.id} {self.state.value}"
-        return f"{self.id} {self.progress.done}/{self.progress.total} {self.progress.note}".rstrip()
-
 
 @dataclass(frozen=True)
 class RegistryView:
@@ -116,7 +109,9 @@ def _heard(known: OperationView, event: Event) -> OperationView:
     payload = event.payload
     if "done" in payload:
         try:
-            return replace(known, progress=OperationProgress.model_validate(payload))
+            progress = OperationProgress.model_validate(payload)
+            # Only a running operation tells how far it is: one that began before this terminal attached is known by it.
+            return replace(known, progress=progress, state=known.state if known.ended else RunState.RUNNING)
         except ValidationError:
             return known
     state, reason = payload.get("state"), payload.get("reason")

@@ -37,7 +37,7 @@ from engine.device.processes import (
     reap_session,
     survivors,
 )
-from engine.errors import DeviceBusyError, EnvironmentUnfitError
+from engine.errors import DeviceBusyError, EnvironmentUnfitError, StartInterruptedError
 from registry.files import run_to_end
 
 START = "import sys; sys.path.append(sys.argv[1]); import guardian; guardian.main()"
@@ -164,13 +164,14 @@ class Guarded:
         """Return once the program runs.
 
         Raises:
-            EnvironmentUnfitError: it could not be started. Nothing of it is left.
+            StartInterruptedError: its guardian was killed before it could say anything.
+            EnvironmentUnfitError: it could not be started. Nothing of it is left in either case.
         """
         try:
             async with asyncio.timeout(START_S):
                 await self._started.wait()
             if self._said(b"failed") or not self._said(b"child"):
-                raise EnvironmentUnfitError(await self._failure())
+                raise await self._failure()
         except TimeoutError as error:
             await self.stop(0)
             raise EnvironmentUnfitError(f"{self._program} was not started within {START_S:.0f} s.") from error
@@ -178,10 +179,12 @@ class Guarded:
             await self.stop(0)
             raise
 
-    async def _failure(self) -> str:
+    async def _failure(self) -> EnvironmentUnfitError:
         ended = await self.stop(0)
-        told = b" ".join(self._said(b"failed")).decode(errors="replace") or ended.reason
-        return f"{self._program} could not be started: {told}."
+        if told := b" ".join(self._said(b"failed")).decode(errors="replace"):
+            return EnvironmentUnfitError(f"{self._program} could not be started: {told}.")
+        kind = EnvironmentUnfitError if ended.signal is None else StartInterruptedError
+        return kind(f"{self._program} could not be started: {ended.reason}.")
 
     # --- what the guardian says ---
 
@@ -249,6 +252,7 @@ async def spawn(command: Command) -> Guarded:
 
     Raises:
         EnvironmentUnfitError: the program cannot be started.
+        StartInterruptedError: it was killed meanwhile.
         DeviceBusyError: what the last program of this role left behind still lives.
     """
     assert ROLE.fullmatch(command.role), f"{command.role!r} is no role"

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from engine.api_learning import (
     BASE,
@@ -37,8 +37,9 @@ from engine.errors import (
     InputError,
     NotFoundError,
     ProviderError,
-    RequestAbortedError,
 )
+from engine.evaluation.answers import to_be_judged
+from engine.evaluation.asking import TRIES, Answering, Patience, ask_fitting, side_by_side
 from engine.evaluation.judge import Checks, Solution
 from engine.evaluation.measuring import (
     Model,
@@ -59,16 +60,8 @@ from registry.clock import Clock, timestamp
 from registry.errors import AdapterNotFound, RegistryError
 from registry.models import LoadableAdapter
 
-MAX_ABORTS = 8
-"""So often one request is asked again after a handover of the device: these come minutes apart."""
-TRIES = 2
-"""Of an answer that the model server or the judge failed on."""
-GIVE_UP_AFTER = 20
-"""So many answers in a row that say nothing mean that no more will: the evaluation fails, and can be resumed."""
 MAX_REASON = 300
 """Characters of the reason of one answer."""
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -94,14 +87,6 @@ class Prompting(Protocol):
 
     def extract(self, task: SuiteTask, completion: Completion) -> str:
         """The program that is judged; empty where there is none."""
-        ...
-
-
-class Answering(Protocol):
-    """Asks whatever server serves (`engine.inference.admitted.AdmittedProvider`)."""
-
-    async def answer(self, request: Request) -> Answered:
-        """The whole answer, and what the server says about who gave it."""
         ...
 
 
@@ -236,37 +221,24 @@ class _Run:
         self._progress = progress
         self._measured: dict[str, Measured] = {}
         self._total = 0
-        self._said_nothing = 0
+        self._patience = Patience()
 
     async def measure(self, planned: Sequence[Planned]) -> dict[str, Measured]:
         """Every sample by its key: those that are known, and the others measured."""
         self._total = len(planned)
         self._measured = await self._bench.reports.samples([sample.key for sample in planned])
         await self._tell()
-        left = iter([sample for sample in planned if sample.key not in self._measured])
+        left = [sample for sample in planned if sample.key not in self._measured]
         config = self._bench.config
-        at_once = config.evaluation.at_once or config.inference.parallel
-
-        async def work() -> None:
-            for sample in left:  # shared: each takes the next
-                await self._one(sample)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for number in range(at_once):
-                    group.create_task(work(), name=f"measuring {number}")
-        except BaseExceptionGroup as failures:
-            raise _first(failures) from failures
+        await side_by_side(left, config.evaluation.at_once or config.inference.parallel, self._one)
         return self._measured
 
     async def _one(self, sample: Planned) -> None:
         measured = await self._try(lambda: self._answer(sample))
         if measured.outcome is SampleOutcome.INFRASTRUCTURE:
-            self._said_nothing += 1
-            if self._said_nothing >= GIVE_UP_AFTER:
-                raise ProviderError(f"{GIVE_UP_AFTER} answers in a row came to nothing; the last: {measured.reason}")
+            self._patience.lose(measured.reason)
         else:
-            self._said_nothing = 0
+            self._patience.renew()
             await self._bench.reports.keep_sample(sample.key, measured)
         self._measured[sample.key] = measured
         await self._tell()
@@ -291,19 +263,12 @@ class _Run:
         return await self._judged(sample, answered)
 
     async def _ask(self, sample: Planned) -> Answered:
-        try:
-            return await self._request(sample, self._render(sample.task))
-        except ContextOverflowError:
-            return await self._request(sample, self._render(sample.task, shrink=True))
+        adapter = self._adapter.name if self._adapter else None
 
-    async def _request(self, sample: Planned, messages: tuple[Message, ...]) -> Answered:
-        request = Request(messages, sample.sampling, adapter=self._adapter.name if self._adapter else None)
-        for _ in range(MAX_ABORTS):
-            try:
-                return await self._provider.answer(request)
-            except RequestAbortedError as aborted:
-                log.info("evaluation, task %s: %s Asked again.", sample.task.id, aborted)
-        return await self._provider.answer(request)
+        def request(shrink: bool) -> Request:
+            return Request(self._render(sample.task, shrink=shrink), sample.sampling, adapter=adapter)
+
+        return await ask_fitting(self._provider, request, f"evaluation, task {sample.task.id}")
 
     async def _judged(self, sample: Planned, answered: Answered) -> Measured:
         completion, task = answered.completion, sample.task
@@ -312,9 +277,7 @@ class _Run:
         if not code:
             reason = "the answer has no code"
             return Measured(SampleOutcome.FAILED, reason, "", answered.backend, answered.proven, tokens)
-        entry_point = task.entry_point or (task.cases.function if task.cases else None)
-        solution = Solution(code, task.files, entry_point)
-        verdict = await self._judge.check(solution, Checks(tests=task.tests, cases=task.cases))
+        verdict = await self._judge.check(*to_be_judged(task, code))
         reason = "" if verdict.passed else _reason(verdict)
         return Measured(_outcome(verdict), reason, code, answered.backend, answered.proven, tokens)
 
@@ -353,10 +316,3 @@ def _reason(verdict: Verdict) -> str:
 
 def _line(text: str) -> str:
     return " ".join(text.split())[:MAX_REASON]
-
-
-def _first(failures: BaseException) -> BaseException:
-    """The first failure itself, so that callers need not know about groups."""
-    while isinstance(failures, BaseExceptionGroup):
-        failures = failures.exceptions[0]
-    return failures

@@ -5,7 +5,7 @@ Rates are compared as the fractions that they are: 57/100 is two points above 55
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -130,48 +130,53 @@ def _fraction(rate: Rate) -> Fraction:
 class KillSwitchSettings:
     """When a training is halted because the model gets worse at something it could do."""
 
-    enabled: bool = False
-    cadence: int = 100
-    """Optimiser steps between two looks."""
     benchmark: str = "humaneval"
     samples: int = 40
+    """Tasks of it, one answer each."""
+    cadence: int = 100
+    """Optimiser steps between two looks."""
     delta: Fraction = Fraction(5, 100)
     """How far the score may fall below the baseline."""
 
 
 class KillSwitch:
-    """Halts a training that makes the model worse than it was: measures the model being trained.
+    """Halts a training that makes the model worse than it was. Measures nothing: whoever trains measures, and asks.
 
     Raises (on construction):
-        ValueError: enabled without an evaluator, or with so few samples that one flipped problem would halt it, or
-            with a cadence below 1.
+        ValueError: there is nothing to evaluate with, the cadence is below 1, or there are so few samples that one
+            flipped problem would halt a training.
     """
 
-    def __init__(self, settings: KillSwitchSettings, evaluate: Callable[[], Rate] | None) -> None:
-        if settings.enabled and evaluate is None:
+    def __init__(self, settings: KillSwitchSettings) -> None:
+        if not settings.benchmark or settings.samples < 1:
             raise ValueError("the kill switch is enabled, but there is nothing to evaluate the model with")
-        if settings.enabled and (settings.cadence < 1 or settings.samples < 1):
-            raise ValueError("the kill switch needs a cadence and a number of samples of at least 1")
-        if settings.enabled and Fraction(1, settings.samples) >= settings.delta:
-            raise ValueError(f"with {settings.samples} samples one flipped problem is {1 / settings.samples:.1%}")
+        if settings.cadence < 1:
+            raise ValueError("the kill switch needs a cadence of at least 1")
+        if Fraction(1, settings.samples) >= settings.delta:
+            raise ValueError(
+                f"with {settings.samples} samples one flipped problem is {1 / settings.samples:.1%}, "
+                f"and must be less than the {float(settings.delta):.1%} that may be lost"
+            )
         self._settings = settings
-        self._evaluate = evaluate
-        self._baseline = evaluate() if settings.enabled and evaluate is not None else None
 
-    @property
-    def baseline(self) -> Rate | None:
-        """Measured before the first step; None where the switch is off."""
-        return self._baseline
+    def is_due(self, step: int) -> bool:
+        """Whether the model is measured after that many steps."""
+        return step > 0 and step % self._settings.cadence == 0
 
-    def halts(self, step: int) -> bool:
-        """Whether the training must stop after this step (counted from 0). Evaluates only where a look is due.
+    def can_halt(self, baseline: Rate) -> bool:
+        """Whether any score is low enough: from a baseline of no more than delta nothing can be lost."""
+        return _fraction(baseline) > self._settings.delta
+
+    def halts(self, baseline: Rate, now: Rate) -> bool:
+        """Whether the training must stop.
+
+        Args:
+            baseline: before the first step.
+            now: of the model being trained.
 
         Raises:
-            ValueError: the evaluation gave no data.
+            ValueError: one of them is over nothing.
         """
-        if self._baseline is None or self._evaluate is None or step <= 0 or step % self._settings.cadence:
-            return False
-        now = self._evaluate()
-        if not now.total or not self._baseline.total:
+        if not now.total or not baseline.total:
             raise ValueError(f"{self._settings.benchmark} gave no data: whether the model got worse is not known")
-        return _fraction(now) < _fraction(self._baseline) - self._settings.delta
+        return _fraction(now) < _fraction(baseline) - self._settings.delta

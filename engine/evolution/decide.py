@@ -7,8 +7,9 @@ Every rule gives findings; the worst one is the verdict:
     otherwise ────────────────────────────► proven
 
 The rules: it was really this adapter that answered, on tasks that may decide; it beats the incumbent (e-value and
-cluster interval) there; no deciding task was learned from; what it was not trained for is kept (anchors); and above
-the tier `task` it also gains out of distribution: a memoriser stays where it is.
+cluster interval) there; no deciding task was learned from; what it was not trained for is kept (anchors, and the
+perplexity of a general text, where it was measured); and above the tier `task` it also gains out of distribution: a
+memoriser stays where it is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from engine.api_evolution import AnchorResult, Contamination, Evidence, TierName, Verdict
+from engine.api_evolution import AnchorResult, Contamination, Evidence, TextDrift, TierName, Verdict
 from engine.api_learning import BASE, EvaluationReport, RateRecord, Split
 from engine.evaluation.gates import is_memoriser
 from engine.evaluation.metrics import wilson
@@ -30,6 +31,8 @@ from engine.evaluation.statistics import (
     pair,
     tally,
 )
+from engine.evolution.looks import budget_share
+from engine.evolution.noise import noise_floor
 
 IN_GROUP = "in"
 OOD_GROUPS = frozenset({"deeper", "other"})
@@ -46,6 +49,10 @@ class Rules:
 
     e_threshold: float = 20.0
     max_loss: float = 0.05
+    max_perplexity_rise: float = 0.03
+    """Of the general text, relative."""
+    perplexity_tier: TierName = "domain"
+    """The lowest tier that such a rise keeps an adapter from."""
     resamples: int = 2000
     min_evaluations: int = 1
 
@@ -82,6 +89,13 @@ class Measured:
     """How many share the error budget."""
     evaluations: int = 1
     """How often the adapter was measured, this time included."""
+    earlier_looks: int = 0
+    """With other seeds, at this adapter and suite for this task type: each has spent of the error budget."""
+    text: TextDrift | None = None
+    text_unmeasured: str = "nobody asked for it"
+    """Why `text` is None."""
+    again: tuple[EvaluationReport, ...] = ()
+    """The incumbent on the tasks that decide, under other seeds; empty where the noise floor was not asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +120,7 @@ class _Found:
     reason: str
 
 
+_TIERS: tuple[TierName, ...] = ("task", "domain", "project")
 _WORST_FIRST = (Verdict.REFUSED, Verdict.NOT_PROVEN, Verdict.PROVEN)
 
 
@@ -115,20 +130,14 @@ def decide(measured: Measured, rules: Rules) -> Evidence:
     Raises:
         ValueError: reports that are to be compared are not of the same tasks, asked in the same way.
     """
-    pairs = pair(measured.candidate, measured.reference, _deciding_groups(measured.candidate))
+    groups = _deciding_groups(measured.candidate)
+    pairs = pair(measured.candidate, measured.reference, groups)
     counted = tally(pairs)
     effect = _effect(pairs, measured.candidate.seed, rules)
     ood = _ood_effect(measured, rules)
     memoriser = ood is not None and _is_memoriser(_gain_on_base(measured, rules), ood)
     anchors = tuple(_anchor(versus, rules) for versus in measured.anchors)
-    found = [
-        *_measurement(measured, rules),
-        *_gain(measured, counted, effect, rules),
-        *_seen_before(measured.contamination),
-        *_generalisation(measured, ood, memoriser),
-        *_kept(measured, anchors, rules),
-    ]
-    found.sort(key=lambda one: _WORST_FIRST.index(one.verdict))
+    found = _by_rule(measured, counted, effect, ood, anchors, memoriser=memoriser, rules=rules)
     return Evidence(
         adapter=measured.adapter,
         adapter_digest=measured.adapter_digest,
@@ -141,7 +150,9 @@ def decide(measured: Measured, rules: Rules) -> Evidence:
         losses=counted.losses,
         ties=counted.ties,
         e_value=e_value(counted.wins, counted.losses),
-        threshold=_threshold(measured, rules),
+        threshold=rules.e_threshold * budget_share(measured.candidates, measured.earlier_looks),
+        earlier_looks=measured.earlier_looks,
+        noise=noise_floor(measured.reference, measured.again, groups) if measured.again else None,
         difference=effect.value,
         difference_low=effect.low,
         difference_high=effect.high,
@@ -152,20 +163,40 @@ def decide(measured: Measured, rules: Rules) -> Evidence:
         memoriser=memoriser,
         anchors=anchors,
         contamination=measured.contamination,
+        text=measured.text,
+        text_unmeasured="" if measured.text else measured.text_unmeasured,
         verdict=found[0].verdict,
         reasons=tuple(one.reason for one in found),
         reports=_report_keys(measured),
     )
 
 
+def _by_rule(
+    measured: Measured,
+    counted: Tally,
+    effect: _Effect,
+    ood: _Effect | None,
+    anchors: Sequence[AnchorResult],
+    *,
+    memoriser: bool,
+    rules: Rules,
+) -> list[_Found]:
+    """What every rule says, the worst first."""
+    found = [
+        *_measurement(measured, rules),
+        *_gain(measured, counted, effect, rules),
+        *_seen_before(measured.contamination),
+        *_generalisation(measured, ood, memoriser),
+        *_kept(measured, anchors, rules),
+        _ordinary_text(measured, rules),
+    ]
+    return sorted(found, key=lambda one: _WORST_FIRST.index(one.verdict))
+
+
 def _deciding_groups(report: EvaluationReport) -> frozenset[str]:
     """Tasks as trained; where the suite does not name them so, all that are not out of distribution."""
     groups = frozenset(sampled.group for sampled in report.sampled)
     return frozenset({IN_GROUP}) if IN_GROUP in groups else groups - OOD_GROUPS
-
-
-def _threshold(measured: Measured, rules: Rules) -> float:
-    return rules.e_threshold * measured.candidates
 
 
 def _base_report(measured: Measured) -> EvaluationReport | None:
@@ -251,7 +282,7 @@ def _dropped(candidate: EvaluationReport, reference: EvaluationReport) -> tuple[
 
 
 def _gain(measured: Measured, counted: Tally, effect: _Effect, rules: Rules) -> Iterator[_Found]:
-    threshold = _threshold(measured, rules)
+    threshold = rules.e_threshold * budget_share(measured.candidates, measured.earlier_looks)
     for_it, against_it = e_value(counted.wins, counted.losses), e_value(counted.losses, counted.wins)
     score = f"{counted.wins} wins and {counted.losses} losses against {measured.incumbent} in {effect.tasks} tasks"
     if not effect.tasks:
@@ -272,6 +303,10 @@ def _gain(measured: Measured, counted: Tally, effect: _Effect, rules: Rules) -> 
         yield _Found(
             Verdict.PROVEN, f"{score}, e-value {_number(for_it)} of {_number(threshold)}, difference {effect}."
         )
+    if looks := measured.earlier_looks:
+        times = "once" if looks == 1 else f"{looks} times"
+        asked = f"{_number(threshold)} must be reached"
+        yield _Found(Verdict.PROVEN, f"It was looked at {times} before with other seeds: {asked}.")
 
 
 def _seen_before(contamination: Contamination) -> Iterator[_Found]:
@@ -313,14 +348,32 @@ def _kept(measured: Measured, anchors: Sequence[AnchorResult], rules: Rules) -> 
     if not anchors and measured.to_tier != "task":
         yield _Found(Verdict.NOT_PROVEN, "What it does to other tasks was not measured: there is no anchor.")
     for anchor in anchors:
-        loss = f"{anchor.name}: {_shown(anchor.adapter)} against {_shown(anchor.reference)}"
+        ours, theirs = anchor.adapter, anchor.reference
+        loss = f"{anchor.name}: {ours.passed}/{ours.total} against {theirs.passed}/{theirs.total}"
         if anchor.kept:
             yield _Found(Verdict.PROVEN, f"{loss}: kept.")
-        elif anchor.adapter.value - anchor.reference.value < -rules.max_loss:
+        elif ours.value - theirs.value < -rules.max_loss:
             yield _Found(Verdict.REFUSED, f"{loss}: it loses more than {rules.max_loss:.0%}.")
         else:
             low = _points(anchor.difference_low)
             yield _Found(Verdict.NOT_PROVEN, f"{loss}: a loss down to {low} cannot be ruled out.")
+
+
+def _ordinary_text(measured: Measured, rules: Rules) -> _Found:
+    """A task adapter answers tasks of its own type only, so below `perplexity_tier` a rise is said and no more."""
+    text = measured.text
+    if text is None:
+        return _Found(Verdict.PROVEN, f"Perplexity of the general text: not measured: {measured.text_unmeasured}")
+    what = (
+        f"Perplexity of the general text: {text.adapter_perplexity:.4g} against"
+        f" {text.base_perplexity:.4g} of the base model ({text.change}),"
+        f" KL drift {_number(text.kl)} nats per token"
+    )
+    if not text.rise > rules.max_perplexity_rise:
+        return _Found(Verdict.PROVEN, f"{what}: kept.")
+    if _TIERS.index(measured.to_tier) < _TIERS.index(rules.perplexity_tier):
+        return _Found(Verdict.PROVEN, f"{what}: too much for the tier {rules.perplexity_tier}.")
+    return _Found(Verdict.REFUSED, f"{what}: it may rise by {rules.max_perplexity_rise:.1%}.")
 
 
 # --- words ---------------------------------------------------------------------------------------------------
@@ -329,10 +382,6 @@ def _kept(measured: Measured, anchors: Sequence[AnchorResult], rules: Rules) -> 
 def _rate(outcomes: Sequence[bool]) -> RateRecord:
     rate = wilson(sum(outcomes), len(outcomes))
     return RateRecord(passed=rate.passed, total=rate.total, value=rate.value, low=rate.low, high=rate.high)
-
-
-def _shown(rate: RateRecord) -> str:
-    return f"{rate.passed}/{rate.total}"
 
 
 def _points(difference: float) -> str:
@@ -345,7 +394,7 @@ def _number(value: float) -> str:
 
 def _report_keys(measured: Measured) -> tuple[str, ...]:
     reports = [measured.candidate, measured.reference]
-    reports += [report for report in (measured.base,) if report is not None]
+    reports += [report for report in (measured.base, *measured.again) if report is not None]
     pairs = [*measured.anchors, *([measured.ood] if measured.ood else [])]
     reports += [report for versus in pairs for report in (versus.adapter, versus.reference)]
     return tuple(dict.fromkeys(report.key for report in reports))

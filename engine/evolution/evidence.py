@@ -2,30 +2,35 @@
 
     who must be beaten (champion or base) ──► duel on `gate`, batch by batch, until it is settled
         ──► out of distribution, against the base model ──► anchors, against the base model
+        ──► a fixed general text, against the base model ──► (asked for) the incumbent against itself
         ──► what the adapter learned from, against the tasks that decided ──► decide
 
 A duel may be looked at after every batch because its e-value stays valid however often one looks. It is settled when
-the gain is proven and not the work of few templates, when the loss is proven, or when the tasks are used up.
+the gain is proven and not the work of few templates, when the loss is proven, or when the tasks are used up. With
+another seed it is another look, which is kept before it is taken: see `looks`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from engine.api_evolution import Evidence, EvidenceRequest, TierName
+from engine.api_evolution import Evidence, EvidenceRequest, TextDrift, TierName
 from engine.api_learning import BASE, EvaluationReport, Operation, Split, SuiteTask
 from engine.config import Config
-from engine.errors import InputError, NotFoundError
+from engine.errors import InputError, NotFoundError, RuneError
 from engine.evaluation.overlap import Document, contamination
 from engine.evaluation.statistics import MIN_CLUSTERS, Paired, cluster_interval, e_value, tally
 from engine.evolution.decide import IN_GROUP, OOD_GROUPS, Measured, Rules, Versus, decide
 from engine.evolution.learned import Learned
+from engine.evolution.looks import Look, Looks, budget_share
 from engine.evolution.measure import Duel, Examiner, Gate, Steps
 from engine.evolution.promotion import incumbent
-from engine.evolution.seams import SuiteTasks
+from engine.evolution.seams import Drifting, SuiteTasks
 from engine.operations import Progress
+from registry.errors import RegistryError
 from registry.files import run_to_end
 from registry.models import Adapter, Tier
 from registry.registry import Registry
@@ -38,6 +43,10 @@ OOD_SUITE = "ood"
 ANCHOR_TASKS = 40
 """Of an anchor: enough to see a loss of a few, and a minute of work."""
 OOD_TASKS = 60
+NOISE_SEEDS = 3
+"""Under which the incumbent is measured again where the noise floor is asked for."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,20 @@ class Parts:
     suites: SuiteTasks
     examiner: Examiner
     learned: Learned
+    looks: Looks
+    drifting: Drifting
+
+
+@dataclass(frozen=True)
+class Deciding:
+    """The tasks of a gate."""
+
+    inside: tuple[SuiteTask, ...]
+    """Those that decide."""
+    groups: tuple[str, ...]
+    """Theirs."""
+    ood_groups: tuple[str, ...]
+    """Of the others: those out of distribution."""
 
 
 class EvidenceHandler:
@@ -63,13 +86,18 @@ class EvidenceHandler:
 
 
 class Evidences:
-    """Gathers evidence. Changes nothing: whoever asked decides what is done with it."""
+    """Gathers evidence. Changes no adapter: whoever asked decides what is done with it."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         section = parts.config.evaluation
         self._rules = Rules(
-            section.e_threshold, section.max_loss, section.bootstrap, parts.config.evolution.min_evaluations
+            e_threshold=section.e_threshold,
+            max_loss=section.max_loss,
+            max_perplexity_rise=section.max_perplexity_rise,
+            perplexity_tier=section.perplexity_tier,
+            resamples=section.bootstrap,
+            min_evaluations=parts.config.evolution.min_evaluations,
         )
 
     async def gather(self, request: EvidenceRequest, progress: Progress) -> Evidence:
@@ -82,13 +110,16 @@ class Evidences:
         """
         parts = self._parts
         adapter = await parts.registry.get(request.adapter)
-        gate, deciding, ood_groups = await self._gate(request)
+        tasks = await self._deciding(request)
         against = incumbent(await parts.registry.get_champions(adapter.task_type), adapter.id)
         anchors = tuple(name for name in request.anchors or DEFAULT_ANCHORS if name != request.suite)
+        earlier = await parts.looks.take(Look(adapter.digest, adapter.task_type, request.suite, request.seed))
+        gate = self._gate(request, tasks, earlier)
         steps = Steps(progress)
-        steps.expect(3 + len(anchors))
+        steps.expect(4 + len(anchors) + request.noise_floor)
         duel = await parts.examiner.duel(adapter.id, against, gate, steps.inner, self._is_settled(gate))
         await steps.did(f"e-value {duel.e_value:.3g}")
+        text = await self._text(adapter.id, steps)
         measured = Measured(
             adapter=adapter.id,
             adapter_digest=adapter.digest,
@@ -96,27 +127,32 @@ class Evidences:
             to_tier=_target(adapter, request.to_tier),
             candidate=duel.candidate,
             reference=duel.incumbent,
-            contamination=contamination(_asked(deciding, duel), await parts.learned.documents(adapter.id)),
+            contamination=contamination(_asked(tasks.inside, duel), await parts.learned.documents(adapter.id)),
             base=await self._base(gate, against, duel, steps),
-            ood=await self._out_of_distribution(adapter.id, gate, ood_groups, steps),
+            ood=await self._out_of_distribution(adapter.id, gate, tasks.ood_groups, steps),
             anchors=tuple([await self._anchor(adapter.id, name, gate.seed, steps) for name in anchors]),
             candidates=request.candidates,
             evaluations=len(await parts.registry.get_evaluations(adapter.id)) + 1,
+            earlier_looks=earlier,
+            text=text if isinstance(text, TextDrift) else None,
+            text_unmeasured=text if isinstance(text, str) else "",
+            again=await self._again(against, gate, duel, steps) if request.noise_floor else (),
         )
         return await run_to_end(lambda: decide(measured, self._rules))
 
-    async def _gate(self, request: EvidenceRequest) -> tuple[Gate, list[SuiteTask], tuple[str, ...]]:
-        """The gate, the tasks that decide in it, and the names of its groups out of distribution."""
+    async def _deciding(self, request: EvidenceRequest) -> Deciding:
         tasks = await self._tasks(request.suite, request.seed)
         groups = dict.fromkeys(task.group for task in tasks)
         inside = (IN_GROUP,) if IN_GROUP in groups else tuple(name for name in groups if name not in OOD_GROUPS)
-        deciding = [task for task in tasks if task.group in inside]
+        deciding = tuple(task for task in tasks if task.group in inside)
         if not deciding:
             raise InputError(f"The suite {request.suite} has no task on its gate that could decide.")
+        return Deciding(deciding, inside, tuple(name for name in groups if name in OOD_GROUPS))
+
+    def _gate(self, request: EvidenceRequest, tasks: Deciding, earlier_looks: int) -> Gate:
         section = self._parts.config.evaluation
-        threshold = section.e_threshold * request.candidates
-        gate = Gate(request.suite, request.seed, inside, request.limit, section.batch_tasks, threshold)
-        return gate, deciding, tuple(name for name in groups if name in OOD_GROUPS)
+        threshold = section.e_threshold * budget_share(request.candidates, earlier_looks)
+        return Gate(request.suite, request.seed, tasks.groups, request.limit, section.batch_tasks, threshold)
 
     async def _tasks(self, suite: str, seed: int) -> tuple[SuiteTask, ...]:
         return await run_to_end(lambda: self._parts.suites.tasks(suite, seed, Split.GATE))
@@ -153,6 +189,28 @@ class Evidences:
         if not await self._tasks(suite, seed):
             raise InputError(f"The anchor {suite} has no task on its gate.")
         return await self._versus_base(suite, adapter, Gate(suite, seed, (), ANCHOR_TASKS, ANCHOR_TASKS, 1.0), steps)
+
+    async def _text(self, adapter: str, steps: Steps) -> TextDrift | str:
+        """What it does to a general text, or why that is not known: never a reason to know nothing else."""
+        try:
+            loadable = await self._parts.registry.resolve_for_load(adapter)
+            found = await self._parts.drifting.measure(loadable, steps.inner("general text"))
+        except (RuneError, RegistryError) as error:
+            log.info("the perplexity of %s is not measured: %s", adapter, error)
+            await steps.did("general text not measured")
+            return str(error)
+        await steps.did(f"general text: perplexity {found.change}")
+        return found
+
+    async def _again(self, against: str, gate: Gate, duel: Duel, steps: Steps) -> tuple[EvaluationReport, ...]:
+        """The incumbent on the tasks of the duel, under other seeds."""
+        found: list[EvaluationReport] = []
+        for number in range(NOISE_SEEDS):
+            other = replace(gate, seed=fresh_seed(gate.seed, f"noise {number}"))
+            tell = steps.inner(f"{against} again, seed {other.seed}")
+            found.append(await self._parts.examiner.on_gate(against, other, tell, limit=duel.taken))
+        await steps.did("noise floor measured")
+        return tuple(found)
 
     async def _versus_base(self, name: str, adapter: str, gate: Gate, steps: Steps) -> Versus:
         examiner = self._parts.examiner

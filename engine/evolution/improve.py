@@ -29,20 +29,20 @@ from engine.api_evolution import (
 from engine.api_learning import Operation, Split, SuiteTask
 from engine.api_models import PASSING, SessionRecord, TaskMode, TaskSpec
 from engine.api_training import TrainJob, TrainRequest
-from engine.errors import InputError
+from engine.errors import ConflictError, InputError
 from engine.evolution.evidence import fresh_seed
+from engine.evolution.improve_progress import PROBED, SOLVED, STEPS, TRAINED, TRIED, Rounds
 from engine.evolution.promotion import Promotions
 from engine.evolution.seams import SuiteTasks
 from engine.operations import Progress
+from registry.clock import Clock
+from registry.errors import TransitionRefused
 from registry.files import run_to_end
 from registry.models import Tier
 from registry.registry import Registry
 
 PROBE = 8
 """Tasks that the model tries first: if it solves none of them, the explorer has the rest to itself."""
-STEPS = 100
-"""Of the progress of one round: a third each for running, training and measuring."""
-SOLVED, TRAINED = 34, 67
 
 
 class Solving(Protocol):
@@ -81,6 +81,7 @@ class Parts:
     gathering: Gathering
     registry: Registry
     promotions: Promotions
+    clock: Clock
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class _Improving:
         self._id = operation_id
         self._request = request
         self._tasks = tasks
-        self._progress = progress
+        self._progress = Rounds(progress, request.rounds, parts.clock.monotonic)
         self._task_type = tasks[0].task_type
         self._solved: dict[str, Solved] = {}
         """By task id: the newest solution of each."""
@@ -146,7 +147,7 @@ class _Improving:
             if rounds[-1].job_id is None:
                 break  # nothing to learn: the next round would find the same
         champions = await self._parts.registry.get_champions(self._task_type)
-        await self._progress(STEPS * self._request.rounds, STEPS * self._request.rounds, "done")
+        await self._progress.done()
         return ImproveReport(rounds=tuple(rounds), adapter_id=champions.champion)
 
     async def _round(self, number: int) -> ImproveRound:
@@ -175,31 +176,31 @@ class _Improving:
         """The model tries; what it does not solve, the explorer does, if it may."""
         from engine.pipeline.prompting import as_task
 
-        start = STEPS * (number - 1)
         first = probe_of(tasks) if self._request.explore else list(tasks)
-        tell = self._part(start, SOLVED // 2, "model")
+        tell = self._progress.step(number, 0, PROBED if self._request.explore else SOLVED, "model")
         runs = f"{self._id}-{number}"
         sessions = await self._parts.solving.solve([as_task(task, attempts=1) for task in first], runs, tell)
         if self._request.explore and any(session.outcome in PASSING for session in sessions):
             asked = {task.id for task in first}
             rest = [as_task(task, attempts=1) for task in tasks if task.id not in asked]
+            tell = self._progress.step(number, PROBED, TRIED, "model")
             sessions += await self._parts.solving.solve(rest, runs, tell)
         solved = [Solved(session, max(1, session.attempts)) for session in sessions if session.outcome in PASSING]
         if not self._request.explore:
             return solved
         done = {one.session.task.id for one in solved}
         left = [as_task(task, attempts=1).model_copy(update={"mode": TaskMode.EXPLORE}) for task in tasks]
-        tell = self._part(start + SOLVED // 2, SOLVED // 2, "explorer")
+        tell = self._progress.step(number, TRIED, SOLVED, "explorer")
         explored = await self._parts.solving.solve(
             [task for task in left if task.id not in done], f"{runs}-explore", tell
         )
         return solved + [Solved(session, programs_of(session)) for session in explored if session.outcome in PASSING]
 
     async def _learn(self, counts: ImproveRound) -> ImproveRound:
-        number, start = counts.number, STEPS * (counts.number - 1)
+        number = counts.number
         adapter_id = f"{self._request.suite}-{self._id.rsplit('-', 1)[-1]}-{number}"
         job = await self._parts.training.train(
-            self._training_request(adapter_id), self._part(start + SOLVED, TRAINED - SOLVED, "training")
+            self._training_request(adapter_id), self._progress.step(number, SOLVED, TRAINED, "training")
         )
         adapter = await self._parts.registry.get(adapter_id)
         request = EvidenceRequest(
@@ -208,10 +209,10 @@ class _Improving:
             to_tier=Tier.TASK.value,
             seed=fresh_seed(self._request.seed, adapter.digest),
         )
-        tell = self._part(start + TRAINED, STEPS - TRAINED, "evidence")
+        tell = self._progress.step(number, TRAINED, STEPS, "evidence")
         operation, evidence = await self._parts.gathering.gather(request, tell)
-        promoted = await self._promote(adapter_id, operation, evidence)
-        if promoted:
+        against = await self._promote(adapter_id, operation, evidence)
+        if not against:
             self._promoted = adapter_id
         rate = evidence.adapter_rate
         return counts.model_copy(
@@ -220,8 +221,8 @@ class _Improving:
                 "job_id": job.id,
                 "adapter_id": adapter_id,
                 "evidence": evidence,
-                "promoted": promoted,
-                "reason": _reason(evidence, promoted=promoted),
+                "promoted": not against,
+                "reason": against or _praise(evidence),
             }
         )
 
@@ -240,24 +241,20 @@ class _Improving:
             }
         )
 
-    async def _promote(self, adapter_id: str, operation: str, evidence: Evidence) -> bool:
+    async def _promote(self, adapter_id: str, operation: str, evidence: Evidence) -> str:
+        """Put it to use if that is proven; gives why it is not, or nothing where it is."""
         if await self._parts.registry.get_promotions(adapter_id):
-            return True  # by an earlier run of this operation, or by its user meanwhile
+            return ""  # by an earlier run of this operation, or by its user meanwhile
         if evidence.verdict is not Verdict.PROVEN:
-            return False
-        await self._parts.promotions.promote(
-            PromoteRequest(adapter_id=adapter_id, to_tier=Tier.TASK.value, evidence=operation)
-        )
-        return True
-
-    def _part(self, start: int, size: int, what: str) -> Progress:
-        """The progress of one step as a part of the whole."""
-        whole = STEPS * self._request.rounds
-
-        async def tell(done: int, total: int, note: str = "") -> None:
-            await self._progress(start + size * done // max(1, total), whole, f"{what}: {note}" if note else what)
-
-        return tell
+            return f"Not promoted: {evidence.verdict.value}. {' '.join(evidence.reasons)}".strip()
+        wanted = PromoteRequest(adapter_id=adapter_id, to_tier=Tier.TASK.value, evidence=operation)
+        try:
+            await self._parts.promotions.promote(wanted)
+        except (ConflictError, TransitionRefused) as error:
+            # Somebody else is in use since it was measured, or it was archived: what this round found stands, and a
+            # resumed operation would find the same. `rune-tui promote` has it measured against whom it must beat now.
+            return f"Not promoted: {error}"
+        return ""
 
 
 def tasks_of_round(tasks: Sequence[SuiteTask], number: int, limit: int | None) -> list[SuiteTask]:
@@ -292,7 +289,5 @@ def nothing_to_learn(solved: Sequence[Solved], before: dict[str, str | None], *,
     return "" if new else "The model solved every task of this round as before: nothing is left to learn from them."
 
 
-def _reason(evidence: Evidence, *, promoted: bool) -> str:
-    if promoted:
-        return f"Promoted: e-value {evidence.e_value:.4g} of {evidence.threshold:g} against {evidence.incumbent}."
-    return f"Not promoted: {evidence.verdict.value}. {' '.join(evidence.reasons)}".strip()
+def _praise(evidence: Evidence) -> str:
+    return f"Promoted: e-value {evidence.e_value:.4g} of {evidence.threshold:g} against {evidence.incumbent}."

@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import TypeVar, cast
 
+from pydantic import ValidationError
+
 from engine.api_evolution import Evidence, EvidenceRequest
 from engine.api_learning import Operation, OperationKind, OperationProgress
 from engine.api_models import FINAL_STATES, Event, RunState, StreamChunk
@@ -73,6 +75,7 @@ class TrainingSteps:
     async def _made(self, adapter_id: str, queue: Callable[[], Awaitable[TrainJob]], progress: Progress) -> TrainJob:
         since = await self._journal.last_sequence()
         job = await self._making(adapter_id)
+        await progress(0, 1, "waits for its turn")
         if job is None:
             job = await queue()
         elif job.state in STOPPED:
@@ -100,7 +103,7 @@ class TrainingSteps:
             for event in told:
                 if "step" in event.payload:
                     step = TrainProgress.model_validate(event.payload)
-                    await progress(step.step, step.steps, f"loss {step.loss:.3f}")
+                    await progress(step.step, step.steps, f"step {step.step} of {step.steps}, loss {step.loss:.3f}")
             job = await self._training.jobs.get(job_id)
             return job if job.state in FINAL_STATES else None
 
@@ -138,9 +141,8 @@ class EvidenceSteps:
         return operation.id, Evidence.model_validate(operation.result)
 
     async def _asked(self, request: EvidenceRequest) -> Operation | None:
-        wanted = request.model_dump(mode="json")
         page = await self._operations.page(OperationKind.EVIDENCE, limit=MAX_LOOKED_AT)
-        return next((operation for operation in page if operation.request == wanted), None)
+        return next((operation for operation in page if _asks(operation, request)), None)
 
     async def _ended(self, operation_id: str, since: int, progress: Progress) -> Operation:
         async def look(told: Sequence[Event]) -> Operation | None:
@@ -152,6 +154,14 @@ class EvidenceSteps:
             return operation if operation.state in FINAL_STATES else None
 
         return await until(self._journal, since, (f"operation/{operation_id}",), look)
+
+
+def _asks(operation: Operation, request: EvidenceRequest) -> bool:
+    """Whether it was asked just that. Compared as models: one of an older program lacks the newest fields."""
+    try:
+        return EvidenceRequest.model_validate(operation.request) == request
+    except ValidationError:  # of a newer program
+        return False
 
 
 async def until(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from engine.api_learning import REHEARSAL
 from engine.errors import NotFoundError
 from engine.evaluation.overlap import Document, learned_document
 from engine.training.dataset import DataStore
@@ -45,6 +46,19 @@ class Learned:
         Raises:
             AdapterNotFound: there is no such adapter.
         """
+        digests = await self._digests(adapter_id)
+        return None if digests is None else await run_to_end(lambda: self._read(digests, rehearsed=True))
+
+    async def taught(self, adapter_id: str) -> tuple[Document, ...] | None:
+        """As `documents`, without what it rehearsed: that is where it was to stay as the base model is.
+
+        Raises:
+            AdapterNotFound: there is no such adapter.
+        """
+        digests = await self._digests(adapter_id)
+        return None if digests is None else await run_to_end(lambda: self._read(digests, rehearsed=False))
+
+    async def _digests(self, adapter_id: str) -> list[str] | None:
         parents = (await self._registry.get_lineage_dag(adapter_id)).parents
         digests: dict[str, None] = {}
         for member, its_parents in parents.items():
@@ -53,7 +67,7 @@ class Learned:
             except NotFoundError:
                 if not its_parents:
                     return None
-        return await run_to_end(lambda: self._read(list(digests)))
+        return list(digests)
 
     async def _job(self, adapter_id: str) -> tuple[str, str]:
         def read(reader: Reader) -> tuple[str, str] | None:
@@ -65,14 +79,16 @@ class Learned:
             raise NotFoundError(f"No training job of this home made {adapter_id}.")
         return found
 
-    def _read(self, digests: Sequence[str]) -> tuple[Document, ...] | None:
+    def _read(self, digests: Sequence[str], *, rehearsed: bool) -> tuple[Document, ...] | None:
         if not all(self._store.is_whole(digest) for digest in digests):
             return None
-        return tuple(document for digest in digests for document in self._rows(digest))
+        return tuple(document for digest in digests for document in self._rows(digest, rehearsed=rehearsed))
 
-    def _rows(self, digest: str) -> Iterator[Document]:
+    def _rows(self, digest: str, *, rehearsed: bool) -> Iterator[Document]:
         with self._store.path(digest).open("rb") as file:
             for number, line in enumerate(file, start=1):
                 row = parse_row(line, number)
+                if (row.keep or row.task.startswith(REHEARSAL)) and not rehearsed:
+                    continue
                 asked = "\n".join(turn.content for turn in row.messages if turn.role == "user")
                 yield learned_document(f"{digest[:12]}:{number}", asked, row.completion)

@@ -52,31 +52,44 @@ class Duel:
         return e_value(counted.wins, counted.losses)
 
 
+PARTS = 100
+"""Of a step, in the progress that is told: so that a long one has an ETA before it is done."""
+
+
 class Steps:
-    """Counts the steps of something long whose length shows as it goes."""
+    """Counts the steps of something long whose length shows as it goes.
+
+    A step may have several parts, of which nobody knows how many come: each takes half of what is left of the step.
+    """
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._done = 0
         self._total = 0
+        self._begun = 0
+        """Parts of the step under way that are taken: by what has begun in it so far."""
 
     def expect(self, steps: int) -> None:
         """So many more will come."""
         self._total += steps
 
     def inner(self, what: str) -> Progress:
-        """For one step: its own progress is told as a note."""
+        """For one part of the step under way: its own progress is told as a note."""
+        start, size = self._begun, (PARTS - self._begun) // 2
+        self._begun += size
 
         async def tell(done: int, total: int, note: str = "") -> None:
-            await self._progress(self._done, self._total, f"{what}: {note or f'{done} of {total}'}")
+            parts = self._done * PARTS + start + size * done // max(1, total)
+            await self._progress(parts, self._total * PARTS, f"{what}: {note or f'{done} of {total}'}")
 
         return tell
 
     async def did(self, note: str = "") -> None:
         """One step is done."""
         self._done += 1
+        self._begun = 0
         self._total = max(self._total, self._done)
-        await self._progress(self._done, self._total, note)
+        await self._progress(self._done * PARTS, self._total * PARTS, note)
 
 
 class Examiner:

@@ -123,7 +123,7 @@ class Picker:
 
     async def _fingerprint(self, adapter: Adapter) -> Fingerprint | None:
         if adapter.digest not in self._known:
-            documents = await self._learned.documents(adapter.id)
+            documents = await self._learned.taught(adapter.id)
             prompts = None if documents is None else [document.text for document in documents]
             self._known[adapter.digest] = None if prompts is None else await run_to_end(lambda: fingerprint(prompts))
             while len(self._known) > MAX_KEPT:

@@ -14,8 +14,9 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
-from engine.api_evolution import MergeRequest
+from engine.api_evolution import MergeRequest, TextDrift
 from engine.api_learning import EvaluateRequest, EvaluationReport, Split, SuiteTask
+from engine.evolution.merging.spec import Learning
 from engine.operations import Progress
 from registry.models import LoadableAdapter
 
@@ -44,6 +45,18 @@ class SuiteTasks(Protocol):
         ...
 
 
+class Drifting(Protocol):
+    """Compares an adapter with the base model on ordinary text."""
+
+    async def measure(self, adapter: LoadableAdapter, progress: Progress) -> TextDrift:
+        """The figures; what was measured before for the same weights is not measured again.
+
+        Raises:
+            RuneError, RegistryError: it cannot be measured here; the sentence says why.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Made:
     """An adapter that was made and not published yet."""
@@ -60,9 +73,16 @@ class Breeding(Protocol):
     """Makes adapters of adapters. What it makes lies in a directory that its block removes, however it ends."""
 
     def merge(
-        self, request: MergeRequest, parents: Sequence[LoadableAdapter], progress: Progress
+        self,
+        request: MergeRequest,
+        parents: Sequence[LoadableAdapter],
+        progress: Progress,
+        learning: Learning | None = None,
     ) -> AbstractAsyncContextManager[Made]:
         """One adapter of several.
+
+        Args:
+            learning: what `cat-learned` learns its scalars from; no other method needs it.
 
         Raises (on entering):
             RuneError, RegistryError: they cannot be merged; the sentence says why.

@@ -57,7 +57,8 @@ class SessionRuns:
             adapter: None: the engine picks one for each task.
         """
         known = await self._known(run_id)
-        results: dict[str, SessionRecord] = {}
+        results = {task.id: known[task.id] for task in tasks if _is_done(known.get(task.id), task)}
+        await progress(len(results), len(tasks), "begins")
         slots = asyncio.Semaphore(AT_ONCE)
 
         async def one(task: TaskSpec) -> None:
@@ -67,7 +68,8 @@ class SessionRuns:
 
         async with asyncio.TaskGroup() as group:
             for task in tasks:
-                group.create_task(one(task), name=f"{run_id} {task.id}")
+                if task.id not in results:
+                    group.create_task(one(task), name=f"{run_id} {task.id}")
         return [results[task.id] for task in tasks]
 
     async def _known(self, run_id: str) -> dict[str, SessionRecord]:
@@ -113,3 +115,10 @@ class SessionRuns:
         log.info("the engine stops while %s runs", session_id)
         await asyncio.Event().wait()
         raise AssertionError("nothing sets that event")
+
+
+def _is_done(session: SessionRecord | None, task: TaskSpec) -> bool:
+    """Whether an earlier run has its end already: one that was stopped goes on."""
+    return (
+        session is not None and session.task == task and session.state in FINAL_STATES and session.state not in STOPPED
+    )

@@ -25,6 +25,7 @@ from engine.api_evolution import (
     Evidence,
     EvidenceRequest,
     EvolveRequest,
+    MergeMethod,
     MergeRequest,
     SweepSummary,
     TypeSummary,
@@ -36,6 +37,7 @@ from engine.errors import InputError, NotFoundError, RuneError
 from engine.evolution.controls import Controls, Family, objections
 from engine.evolution.evidence import Evidences, fresh_seed
 from engine.evolution.measure import Examiner, Steps
+from engine.evolution.merging.handler import PrepareLearning
 from engine.evolution.population import Population, read_population
 from engine.evolution.pruning import in_use
 from engine.evolution.records import Merge, Outcome, Plan, Records
@@ -63,6 +65,7 @@ class Parts:
     examiner: Examiner
     scoring: Scoring
     breeding: Breeding
+    prepare: PrepareLearning
     controls: Controls
     evidences: Evidences
     clock: Clock
@@ -236,7 +239,10 @@ class TypeSweep:
                 seed=self._seed,
                 suite=self._suite,
             )
-            async with parts.breeding.merge(request, parents, self._steps.inner("merging")) as made:
+            tell = self._steps.inner("merging")
+            learned = request.method is MergeMethod.CAT_LEARNED
+            learning = await parts.prepare(request, parents, tell) if learned else None
+            async with parts.breeding.merge(request, parents, tell, learning) as made:
                 operator = {**request.model_dump(mode="json", exclude={"adapter_id"}), **made.facts}
                 merge = Merge(child_id, frozenset(mating.parents), self._sweep, operator, generation, None)
                 new = NewAdapter(

@@ -29,6 +29,10 @@ from registry.models import Adapter, Champions
 
 router = APIRouter(tags=["registry"])
 
+BY_EVIDENCE = ("@champion", "@previous")
+"""Names that only a promotion or a roll back moves: set by hand, they would go round the evidence, and a weak
+incumbent set so would make the next promotion easy."""
+
 HistoryLimit = Annotated[int, Query(ge=1, le=history.MAX_HISTORY)]
 Before = Annotated[int | None, Query(ge=1, le=MAX_OFFSET, description="only changes with a lower sequence")]
 
@@ -92,6 +96,11 @@ async def aliases(engine: EngineOfApp) -> dict[str, str]:
 @router.post("/aliases", responses=answers(404, 409, 422))
 async def set_alias(body: AliasRequest, engine: EngineOfApp) -> dict[str, str]:
     """Point a name at an adapter, or take it away, if it is what the client thinks it is; gives all aliases."""
+    if body.name.endswith(BY_EVIDENCE):
+        raise ConflictError(
+            f"{body.name} is not set by hand: `rune-tui promote` moves it by the evidence, or recorded as forced, and "
+            "`rune-tui rollback` puts the one before back."
+        )
     await engine.registry.set_alias(body.name, body.adapter_id, expected=body.expected)
     return await engine.registry.get_aliases()
 

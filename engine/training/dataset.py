@@ -3,7 +3,10 @@
 Two sources. *Verified trajectories* of this home: of each session whose given tests passed, the task with the final
 code, and where that code mended a failing one, the request that showed the failing code and its error with the fix.
 Nothing else of a session is taken: an attempt that failed is no example, and tests that the model wrote for itself
-prove nothing (rejection sampling). *A file* of `{"prompt", "completion", "system"?, "task"?}` rows.
+prove nothing (rejection sampling). *A file* of `{"prompt", "completion", "system"?, "task"?, "cut"?, "keep"?}`
+rows; with `"cut": true` the completion is only the beginning of an answer, and that it ends there is not learned; with
+`"keep": true` nothing of it is learned, but what the base model thinks of it is kept (`qlora.loss`). Rows of other
+domains are meant for that: what the base model says there (`engine.evaluation.rehearsal`), or what is right there.
 
 The selected rows are written once to RUNE_HOME/training/<sha256>.jsonl, where the name is the content: a job refers to
 its data by digest, and what it learned from is there to be looked at as long as the home is.
@@ -20,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from pydantic import Field, ValidationError
+from pydantic import Field, StrictBool, ValidationError
 
 from engine.api_models import (
     PASSING,
@@ -53,6 +56,8 @@ class _Row(Frozen):
     system: str = ""
     """The system turn that it will be asked under; empty means none."""
     task: str | None = Field(default=None, min_length=1, max_length=200)
+    cut: StrictBool = False
+    keep: StrictBool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def build(examples: Sequence[Example], recipe: TrainSection, seed: int, *, leaki
         InputError: nothing is left to learn from.
     """
     chosen = select(examples, per_task=recipe.per_task, held_out=recipe.held_out, seed=seed)
-    if not any(not row.held_out for row in chosen.rows):
+    if not any(not row.held_out and not row.keep for row in chosen.rows):
         raise InputError("There is no example to learn from; give more data.")
     content = b"".join(row.model_dump_json().encode() + b"\n" for row in chosen.rows)
     sizes = [(row.held_out, characters(row)) for row in chosen.rows]
@@ -155,7 +160,7 @@ def _example(line: bytes, place: str) -> Example:
         raise InputError(f"{place}: the prompt or the completion has nothing but space.")
     # A row without a task is a task of its own, named by what it asks.
     task = row.task or hashlib.sha256(row.prompt.encode()).hexdigest()[:16]
-    return Example(_asked(row.prompt, row.system), row.completion, task)
+    return Example(_asked(row.prompt, row.system), row.completion, task, row.cut, row.keep)
 
 
 # --- trajectories --------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import JsonValue
@@ -40,6 +41,10 @@ from registry.journal import Recorder
 
 PAUSED = "paused"
 """Reason of a job that its user took out of the queue."""
+LACKING: Mapping[str, object] = MappingProxyType(
+    {"kill_switch": False, "kill_benchmark": "", "kill_samples": 1, "kill_cadence": 1, "kill_delta": 0.5}
+)
+"""Keys of a recipe that jobs do not have which were queued before there was a kill switch."""
 MAX_MADE_UP = 80
 """Characters of the task type in an adapter id that is made up."""
 
@@ -234,7 +239,7 @@ class TrainingJobs:
         before = read_job(tx, first["id"])
         claim = self._jobs.claim_one(tx, before.id)
         row = tx.execute(_WORK, (before.id,)).fetchone()
-        recipe = TrainSection.model_validate_json(row["recipe"])
+        recipe = TrainSection.model_validate(dict(LACKING) | json.loads(row["recipe"]))
         return Claimed(claim, self._follow(tx, before.id, before), recipe, bool(row["from_scratch"]))
 
     async def begun(self, claim: Claim, base_digest: str) -> None:

@@ -14,6 +14,7 @@ from engine.config import TrainSection
 from engine.training.dataset import Dataset
 from engine.training.estimate import ModelShape, estimated_tokens, peak_mib, seconds, trained_tokens
 from engine.training.job_rows import Speed
+from engine.training.kill_switch import sentence
 from engine.training.recipes import check_steps
 
 TEMPLATE_TOKENS = 40
@@ -68,7 +69,7 @@ def preview(
         asleep=room.asleep,
         seconds=None if speed is None else seconds(trained, speed.tokens_per_second, speed.start_seconds),
         method=recipe.method,
-        note=_note(need, free, room),
+        note=" ".join(filter(None, (_note(need, free, room), sentence(recipe, steps)))),
     )
 
 

@@ -1,9 +1,12 @@
 """What a trainer child says: JSON lines on its standard output, an exit status at its end. No torch here.
 
-    (loading | heartbeat)*  (progress | heartbeat | checkpoint | shrunk | loading)*  (end | error | nothing)
+    (loading | heartbeat)*  (progress | heartbeat | checkpoint | shrunk | loading | answer)*  (end | error | nothing)
 
 `end` comes right before status 0, `error` right before 70 or 71; a child that was asked to stop (75) or was killed
 says neither. Nothing else is ever on that stream: the child moves file descriptor 1 away before a library can write.
+
+With a kill switch the child says one `answer` for each task, before the first step and at each cadence, and waits for
+one `ruling` on the named pipe that its spec names: the only word that goes the other way.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ from engine.api_models import Frozen
 from engine.api_training import TrainProgress
 from engine.errors import TrainingError
 
-MAX_WORD_BYTES = 64 << 10
-"""Longest line; the longest that is said has 2 kB."""
+MAX_WORD_BYTES = 512 << 10
+"""Longest line: an answer whose every character is escaped."""
+MAX_ANSWER = 80_000
+"""Characters of an answer; JSON makes at most six bytes of one. What is longer is cut off."""
 MAX_REASON = 2000
 """Characters of a reason or a note: a paragraph. The whole traceback is in the log."""
 FAULT_VARIABLE = "RUNE_TRAIN_FAULT"
@@ -150,13 +155,35 @@ class Failure(Frozen):
     reason: str = Field(max_length=MAX_REASON)
 
 
-Word = Loading | Progress | Heartbeat | Checkpoint | Shrunk | End | Failure
+class Answer(Frozen):
+    """What the model being trained wrote for one task of the kill switch. Here it is text: only the engine runs it."""
+
+    type: Literal["answer"] = "answer"
+    step: int = Field(ge=0)
+    """Steps done; 0 is before the first."""
+    number: int = Field(ge=0)
+    """0-based place of the task among the questions."""
+    text: str = Field(max_length=MAX_ANSWER)
+    cut: bool
+    """It had not ended when the limit was reached."""
+
+
+class Ruling(Frozen):
+    """What the engine makes of all answers after one step."""
+
+    type: Literal["ruling"] = "ruling"
+    step: int
+    halt: str = Field(default="", max_length=MAX_REASON)
+    """Why the training must end; empty: it goes on."""
+
+
+Word = Loading | Progress | Heartbeat | Checkpoint | Shrunk | Answer | End | Failure
 """Everything that a trainer can say."""
 
 _WORD: TypeAdapter[Word] = TypeAdapter(Annotated[Word, Field(discriminator="type")])
 
 
-def encode(word: Word) -> bytes:
+def encode(word: Word | Ruling) -> bytes:
     """The line, with its newline."""
     return word.model_dump_json().encode() + b"\n"
 
@@ -175,3 +202,15 @@ def parse(line: bytes) -> Word:
         raise TrainingError(
             f"The trainer wrote something that is not a word of its protocol: {line[:200]!r}."
         ) from error
+
+
+def parse_ruling(line: bytes) -> Ruling:
+    """Read one line of the engine's.
+
+    Raises:
+        TrainingError: it is not a ruling.
+    """
+    try:
+        return Ruling.model_validate_json(line)
+    except ValidationError as error:
+        raise TrainingError(f"The engine wrote something that is not a ruling: {line[:200]!r}.") from error

@@ -33,6 +33,10 @@ class Example:
     completion: str
     task: str
     """Names the task; examples of one task are held out together."""
+    cut: bool = False
+    """The answer goes on after this: its end is not learned."""
+    keep: bool = False
+    """Nothing of it is learned: the base model's thoughts about this answer are kept. Never held out."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,15 @@ def select(examples: Sequence[Example], *, per_task: int, held_out: float, seed:
         if taken[example.task] <= per_task:
             kept.append(example)
     groups = _groups(kept)
-    apart = _held_out(set(groups.values()), held_out, seed)
+    apart = _held_out({groups[example.task] for example in kept if not example.keep}, held_out, seed)
     rows = tuple(
         DataRow(
             messages=example.messages,
             completion=example.completion,
             task=example.task,
-            held_out=groups[example.task] in apart,
+            held_out=groups[example.task] in apart and not example.keep,
+            cut=example.cut,
+            keep=example.keep,
         )
         for example in kept
     )
@@ -95,8 +101,9 @@ def normal_form(text: str) -> str:
         return _words(text)
 
 
-def _identity(example: Example) -> tuple[str, str]:
-    return _words(example.messages[-1].content), normal_form(example.completion)
+def _identity(example: Example) -> tuple[str, str, bool, bool]:
+    # A beginning and a whole answer teach different things, even where they are the same text; so does what is kept.
+    return _words(example.messages[-1].content), normal_form(example.completion), example.cut, example.keep
 
 
 def _words(text: str) -> str:

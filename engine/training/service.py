@@ -30,6 +30,7 @@ from engine.training.dataset import (
 from engine.training.estimate import ModelShape, adapter_parameters, host_mib, read_shape
 from engine.training.job_rows import check_free
 from engine.training.jobs import Claimed, NewJob, TrainingJobs
+from engine.training.kill_switch import Benchmark, KillSwitch
 from engine.training.preview import Room, cpu_has_bf16, need_mib, preview
 from engine.training.recipes import check_steps, recipe_of
 from engine.training.spec import TrainSpec
@@ -111,8 +112,14 @@ class TrainingService:
         self._room = room
         self._store = DataStore(parts.home / "training")
         self._worker = TrainingWorker(parts.jobs, self.prepare, seat)
+        self._benchmark: Benchmark | None = None
         self.jobs = parts.jobs
         """To ask; what changes a job is asked of the service."""
+
+    def measure_with(self, benchmark: Benchmark) -> None:
+        """What the kill switch measures with. Before the first request: without it, a recipe that has the switch on is
+        refused."""
+        self._benchmark = benchmark
 
     async def recover(self) -> None:
         """Settle what a dead engine left. After `Jobs.recover`, before `run`."""
@@ -143,7 +150,7 @@ class TrainingService:
 
         Raises:
             InputError: the file, a session, the preset or a value is not good; says which.
-            NotFoundError: there is no such session.
+            NotFoundError: there is no such session, or no such suite for the kill switch.
             ConflictError, RegistryError: the adapter's id is taken, or the warm start cannot be used.
         """
         prepared = await self._check(request)
@@ -162,6 +169,7 @@ class TrainingService:
         given = {"adapter_id": adapter_id, "warm_start": job.adapter_id, "epochs": epochs, "rank": None}
         request = job.request.model_copy(update=given)
         recipe = recipe_of(request, self._parts.config, await self._parent(request))
+        await self._check_kill_switch(recipe, request.seed)
         check_steps(await run_to_end(lambda: self._store.learned_rows(job.data_digest)), recipe)
         queued = await self.jobs.enqueue(NewJob(request, recipe, job.data_digest))
         self._worker.wake()
@@ -197,9 +205,19 @@ class TrainingService:
             check_id(adapter_id)
             await self._db.read(lambda reader: check_free(reader, adapter_id))
         recipe = recipe_of(request, self._parts.config, await self._parent(request))
+        await self._check_kill_switch(recipe, request.seed)
         data = await self._data(request, recipe)
         check_steps(len(data.learned), recipe)
         return Prepared(request, recipe, data)
+
+    async def _check_kill_switch(self, recipe: TrainSection, seed: int) -> None:
+        if recipe.kill_switch:
+            await self._measured_with().choose(recipe, seed)
+
+    def _measured_with(self) -> Benchmark:
+        if self._benchmark is None:
+            raise InputError("train.kill_switch is on, and there is nothing to evaluate the model with; switch it off.")
+        return self._benchmark
 
     async def _parent(self, request: TrainRequest) -> Adapter | None:
         loadable = await self._warm_start(request)
@@ -229,7 +247,8 @@ class TrainingService:
         """Everything that training needs and the device is not needed for.
 
         Raises:
-            RuneError, RegistryError: the base model, the data, the warm start or the disk is not as it must be.
+            RuneError, RegistryError: the base model, the data, the warm start or the disk is not as it must be; or the
+                kill switch has halted the job before.
         """
         parts, job = self._parts, claimed.job
         place = Workplace.of_job(parts.home, job.id)
@@ -242,6 +261,7 @@ class TrainingService:
         warm = await self._warm_start(job.request)
         shape = await asyncio.to_thread(read_shape, base.directory)
         await asyncio.to_thread(_check_disk, parts.home, shape, claimed.recipe)
+        kill_switch = await self._kill_switch(claimed, place)
         room = await self._room()
         bf16 = await asyncio.to_thread(cpu_has_bf16)
         spec = TrainSpec(
@@ -258,7 +278,14 @@ class TrainingService:
             heartbeat_s=parts.config.device.heartbeat_s,
         )
         need = need_mib(shape, claimed.recipe, longest, gpu=room.is_gpu, bf16=bf16)
-        return JobTrainer(parts, claimed, spec, need, host_mib(shape) if room.is_gpu else 0)
+        return JobTrainer(parts, claimed, spec, need, host_mib(shape) if room.is_gpu else 0, kill_switch)
+
+    async def _kill_switch(self, claimed: Claimed, place: Workplace) -> KillSwitch | None:
+        recipe, seed = claimed.recipe, claimed.job.request.seed
+        if not recipe.kill_switch:
+            return None
+        tokens = self._parts.config.evaluation.max_tokens
+        return await KillSwitch.prepare(self._measured_with(), recipe, seed, place.kill_switch, tokens)
 
 
 async def clear_published(home: Path, jobs: TrainingJobs) -> None:

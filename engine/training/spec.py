@@ -23,6 +23,8 @@ MAX_ROW_BYTES = 4 << 20
 """One example: 131,072 tokens of 32 bytes."""
 ROUNDING_ONLY = frozenset({"micro_batch", "threads"})
 """Keys of a recipe that change the order of additions and nothing else: a checkpoint outlives a change of them."""
+WATCHING_ONLY = frozenset({"kill_switch", "kill_benchmark", "kill_samples", "kill_cadence", "kill_delta"})
+"""Keys that say when a run is ended, and change nothing of what it learns."""
 
 
 def _absolute(path: Path) -> Path:
@@ -32,6 +34,23 @@ def _absolute(path: Path) -> Path:
 
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+
+
+class LookSpec(Frozen):
+    """What the model being trained is asked for the kill switch: before the first step and every `cadence` steps."""
+
+    questions: AbsolutePath
+    """JSON Lines of `Question`."""
+    rulings: AbsolutePath
+    """A named pipe on which the engine answers, a `protocol.Ruling` a line."""
+    cadence: int = Field(ge=1)
+    max_tokens: int = Field(ge=1)
+    """Of one answer."""
+    context_tokens: int = Field(ge=1)
+    """Of a question and its answer together: a longer question is not asked, its answer is empty."""
+    looked: int | None = None
+    """The last step after which the engine ruled that it goes on, in this run or an earlier one; 0 is before the
+    first. None: what the model could do before is not known yet."""
 
 
 class TrainSpec(Frozen):
@@ -58,6 +77,8 @@ class TrainSpec(Frozen):
     """Type of the arithmetic. auto: bfloat16 where the GPU or the CPU has units for it, else float32."""
     heartbeat_s: float = Field(default=30.0, gt=0, le=3600)
     """`device.heartbeat_s`: the child says something three times as often, as long as it gets on."""
+    look: LookSpec | None = None
+    """None: there is no kill switch."""
 
     def write(self, path: Path) -> None:
         """Put it into a file."""
@@ -65,7 +86,8 @@ class TrainSpec(Frozen):
 
     def fingerprint(self, data_digest: str) -> str:
         """What must be equal for a checkpoint of one run to be continued by another."""
-        recipe = {key: value for key, value in self.recipe.model_dump().items() if key not in ROUNDING_ONLY}
+        irrelevant = ROUNDING_ONLY | WATCHING_ONLY
+        recipe = {key: value for key, value in self.recipe.model_dump().items() if key not in irrelevant}
         warm_start = self.warm_start.name if self.warm_start else ""
         base = [self.base_model_id, self.base_digest, self.compute]
         return _digest([base, data_digest, recipe, self.seed, warm_start])
@@ -87,6 +109,16 @@ class DataRow(Frozen):
     """The split is by task; here it only names the row in messages."""
     held_out: bool = False
     """Evaluated on, never learned from."""
+    keep: bool = False
+    """Nothing of it is learned: what the base model thinks at each of its answer's tokens is kept."""
+    cut: bool = False
+    """The answer goes on after this: that it ends here is not learned."""
+
+
+class Question(Frozen):
+    """One task as the model is given it."""
+
+    messages: tuple[Turn, ...] = Field(min_length=1)
 
 
 def read_spec(path: Path) -> TrainSpec:

@@ -26,12 +26,13 @@ from engine.config import Config
 from engine.device.contracts import LiveAdapter, ProcessId, TrainerEnd
 from engine.device.guarded import Command, Exit, Guarded, spawn
 from engine.device.lock import DeviceLock
-from engine.errors import DeviceBusyError, LeaseLostError, RuneError
+from engine.errors import DeviceBusyError, LeaseLostError, RuneError, StartInterruptedError, TrainingError
 from engine.logs import tail
 from engine.training.ending import Ending
 from engine.training.jobs import Claimed, TrainingJobs
+from engine.training.kill_switch import KillSwitch
 from engine.training.outcome import Heard, Outcome, outcome_of
-from engine.training.protocol import Checkpoint, End, Failure, Loading, Metrics, Progress, Shrunk, Word
+from engine.training.protocol import Answer, Checkpoint, End, Failure, Loading, Metrics, Progress, Shrunk, Word
 from engine.training.protocol import parse as parse_word
 from engine.training.publish import publish
 from engine.training.spec import TrainSpec
@@ -85,19 +86,30 @@ class JobTrainer:
         spec: complete but for what an attempt changes.
         need_mib: estimate of the peak, of the recipe as it is in the spec.
         host_mib: estimate of what it takes of the machine's memory where the device is a GPU.
+        kill_switch: measures the model while it is trained; None where the recipe has it off.
     """
 
-    def __init__(self, parts: Parts, claimed: Claimed, spec: TrainSpec, need_mib: int, host_mib: int = 0) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        claimed: Claimed,
+        spec: TrainSpec,
+        need_mib: int,
+        host_mib: int = 0,
+        kill_switch: KillSwitch | None = None,
+    ) -> None:
         self._parts = parts
         self._claimed = claimed
         self._spec = spec
         self._need_mib = need_mib
         self._host_mib = host_mib
+        self._kill_switch = kill_switch
         self._place = Workplace.of_job(parts.home, claimed.job.id)
         self._child: Guarded | None = None
         self._heard = Heard()
         self._outcome: Outcome | None = None
         self._newest: TrainProgress | None = None
+        self._last = claimed.job.progress
         self._told_at = -math.inf
         self._settled = False
         self._live: LiveAdapter | None = None
@@ -143,8 +155,15 @@ class JobTrainer:
         if await self.recall():
             return TrainerEnd(True, "")
         try:
+            return await self._attempt(epoch)
+        finally:
+            if self._kill_switch is not None:
+                self._kill_switch.close()
+
+    async def _attempt(self, epoch: int) -> TrainerEnd:
+        try:
             self._child = await self._spawn(epoch)
-        except DeviceBusyError as error:  # what a crash left behind is being ended
+        except (DeviceBusyError, StartInterruptedError) as error:  # what a crash left behind is being ended; or killed
             return self._ended(Outcome(Ending.CRASHED, str(error)))
         except (RuneError, OSError) as error:
             return self._ended(Outcome(Ending.FAILED, f"The trainer could not be started: {error}"))
@@ -159,6 +178,10 @@ class JobTrainer:
 
     async def _spawn(self, epoch: int) -> Guarded:
         self._heard = Heard()
+        if self._kill_switch is not None:
+            await self._kill_switch.open()
+            look = self._kill_switch.spec(self._parts.config.model.context_tokens)
+            self._spec = self._spec.model_copy(update={"look": look})
         await run_to_end(lambda: self._place.begin(self._spec))
         device = self._parts.config.device
         return await spawn(
@@ -226,6 +249,8 @@ class JobTrainer:
         match word:
             case Progress():
                 await self._progress(word)
+            case Answer():
+                await self._look(word)
             case End(metrics=metrics):
                 self._heard.metrics = metrics
             case Failure(reason=reason):
@@ -242,10 +267,26 @@ class JobTrainer:
     async def _progress(self, word: Progress) -> None:
         self._heard.steps = word.step
         self._parts.expect(word.eta_seconds)
-        self._newest = word.of_job(self.job_id)
+        self._newest = self._last = word.of_job(self.job_id)
         wait = PROGRESS_S if word.held_out_loss is None else EVALUATION_S
         if self._parts.clock.monotonic() - self._told_at >= wait or word.step == word.steps:
             await self._tell()
+
+    async def _look(self, answer: Answer) -> None:
+        """Have the model judged once its last answer is there; tell the score, then let the child go on or end it."""
+        if self._kill_switch is None:
+            raise TrainingError("The trainer answers tasks, and has no kill switch.")
+        judged = await self._kill_switch.take(answer)
+        if judged is None:
+            return
+        log.info("job %s: %.2f solved after step %d", self.job_id, judged.score, judged.look.step)
+        if warning := self._kill_switch.warning(judged):
+            log.warning("job %s: %s", self.job_id, warning)
+        if judged.look.step and self._last is not None:
+            scores = {"score": judged.score, "baseline_score": judged.baseline_score}
+            self._newest = self._last.model_copy(update=scores)
+            await self._tell()
+        self._kill_switch.rule(judged)
 
     async def _tell(self) -> None:
         """Store the newest step, once. That it cannot be stored is no reason to stop the training."""
@@ -318,7 +359,8 @@ class JobTrainer:
         )
 
         def end_job(tx: Transaction, _adapter: Adapter, no_gguf: str) -> None:
-            values: dict[str, JsonValue] = {**_finite(metrics), **({"no_gguf": no_gguf} if no_gguf else {})}
+            scores = self._kill_switch.metrics() if self._kill_switch else {}
+            values: dict[str, JsonValue] = {**_finite(metrics), **scores, **({"no_gguf": no_gguf} if no_gguf else {})}
             self._parts.jobs.settle_in(tx, self._claimed.claim, Ending.SUCCEEDED, "", values)
 
         try:

@@ -5,6 +5,7 @@ checkpoints/   the child's; an attempt goes on from what the one before left
 output/        the finished PEFT directory, whole or absent
 result.json    its metrics; written last, so where it is, training is over and only publishing is left
 adapter.gguf   the same weights converted, for as long as it takes to publish them
+kill-switch/   what the kill switch asks, and how the model did (`kill_switch`)
 trainer.log    what the child and its libraries said
 """
 
@@ -55,6 +56,11 @@ class Workplace:
     def checkpoints(self) -> Path:
         """What an interrupted attempt goes on from."""
         return self.root / "checkpoints"
+
+    @property
+    def kill_switch(self) -> Path:
+        """The files of the kill switch."""
+        return self.root / "kill-switch"
 
     @property
     def gguf(self) -> Path:

@@ -34,7 +34,7 @@ def list_(settings: Settings, as_json: bool) -> None:
 @JSON_OPTION
 @click.pass_obj
 def set_(settings: Settings, name: str, adapter_id: str, as_json: bool) -> None:
-    """Point NAME at ADAPTER. Promoting does this for the champion, with evidence."""
+    """Point NAME, such as code-gen@challenger, at ADAPTER. Only `promote` and `rollback` move the champion."""
     _show(_move(settings, name, adapter_id), as_json=as_json)
 
 
@@ -55,7 +55,7 @@ def _move(settings: Settings, name: str, adapter_id: str | None) -> Mapping[str,
             body = AliasRequest(name=name, adapter_id=adapter_id, expected=present)
         except ValueError as error:
             raise InputError(
-                f"name {name!r} or adapter {adapter_id!r} is not valid: TYPE@champion and an id."
+                f"name {name!r} or adapter {adapter_id!r} is not valid: TYPE@challenger and an id."
             ) from error
         return await registry.set_alias(body)
 

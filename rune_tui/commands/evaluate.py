@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import cast
 
 import click
@@ -27,15 +29,16 @@ from rune_tui.commands.output import echo_table
 @click.option("--max-tokens", type=int, help="Of one answer.")
 @click.option("--open-book", is_flag=True, help="Show the model the modules that the tasks' preludes import.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the hidden inputs and of the sampling.")
+@click.option("--clusters", is_flag=True, help="Also print the rate of each template: tasks that were made alike.")
 @wait_option()
 @JSON_OPTION
 @click.pass_context
-def command(ctx: click.Context, wait: bool, as_json: bool, **options: object) -> None:
+def command(ctx: click.Context, clusters: bool, wait: bool, as_json: bool, **options: object) -> None:
     """Measure pass@1 and pass@k on held-out tasks by running the answers. Nothing is measured twice."""
     settings = cast("Settings", ctx.obj)
     request = read_request(options)
-    code = run_operation(settings, lambda client: client.evaluate(request), show_report, wait=wait, as_json=as_json)
-    ctx.exit(code)
+    show = partial(show_report, clusters=clusters)
+    ctx.exit(run_operation(settings, lambda client: client.evaluate(request), show, wait=wait, as_json=as_json))
 
 
 def read_request(options: dict[str, object]) -> EvaluateRequest:
@@ -56,13 +59,18 @@ def read_request(options: dict[str, object]) -> EvaluateRequest:
         raise InputError(f"--{option} {first['input']!r}: {first['msg']}.") from error
 
 
-def show_report(result: dict[str, JsonValue]) -> None:
+def show_report(result: dict[str, JsonValue], *, clusters: bool = False) -> None:
     """Print a report for a person."""
-    for line in report_lines(EvaluationReport.model_validate(result)):
-        click.echo(line)
     report = EvaluationReport.model_validate(result)
-    rows = [("GROUP", "PASSED", "RATE", "95 %"), *(_row(name, rate) for name, rate in report.by_group.items())]
-    echo_table(rows)
+    for line in report_lines(report):
+        click.echo(line)
+    _show_rates("GROUP", report.by_group)
+    if clusters:
+        _show_rates("TEMPLATE", report.by_template)
+
+
+def _show_rates(title: str, rates: Mapping[str, RateRecord]) -> None:
+    echo_table([(title, "PASSED", "RATE", "95 %"), *(_row(name, rate) for name, rate in rates.items())])
 
 
 def report_lines(report: EvaluationReport) -> list[str]:
@@ -72,7 +80,8 @@ def report_lines(report: EvaluationReport) -> list[str]:
     rate = report.pass_at_1
     lines = [
         f"{report.adapter} ({digest}) on {report.suite} {report.split.value}, seed {report.seed}",
-        f"{report.base_model} on {report.backend}; {report.tasks} tasks, {report.samples_per_task} of each",
+        f"{report.base_model} on {report.backend}; {report.tasks} tasks ({report.suite_digest[:12]}), "
+        f"{report.samples_per_task} of each, {_sampling(report)}",
         f"pass@1 {_text(rate)}",
     ]
     if report.k > 1:
@@ -83,6 +92,11 @@ def report_lines(report: EvaluationReport) -> list[str]:
         lines.append("no data: nothing was judged")
     lines.append(f"{report.tokens} tokens, {report.seconds:.0f} s")
     return lines
+
+
+def _sampling(report: EvaluationReport) -> str:
+    said = {"temperature": "temperature", "max_tokens": "at most tokens", "top_p": "top_p"}
+    return ", ".join(f"{words} {report.sampling[name]}" for name, words in said.items() if name in report.sampling)
 
 
 def _text(rate: RateRecord) -> str:

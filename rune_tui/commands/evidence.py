@@ -22,11 +22,12 @@ MAX_LINE = 400
 @click.command("evidence", epilog=EXIT_CODES)
 @click.argument("adapter", metavar="ADAPTER")
 @click.option("--suite", required=True, metavar="NAME", help="Whose gate split decides.")
-@click.option("--to", "to_tier", type=click.Choice(["domain", "project"]), help="Default: one tier up.")
+@click.option("--to", "to_tier", type=click.Choice(["task", "domain", "project"]), help="Default: one tier up.")
 @click.option("--anchor", "anchors", multiple=True, metavar="NAME", help="Suite that must not fall; may be repeated.")
 @click.option("--candidates", type=int, default=1, show_default=True, help="How many share the error budget.")
 @click.option("--limit", type=int, help="Only the first so many tasks of the gate.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the hidden inputs.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the hidden inputs; another is another look.")
+@click.option("--noise-floor", is_flag=True, help="Measure the incumbent under three more seeds, against itself.")
 @wait_option()
 @JSON_OPTION
 @click.pass_context
@@ -61,14 +62,16 @@ def show_evidence(result: dict[str, JsonValue]) -> None:
 def evidence_lines(evidence: Evidence) -> list[str]:
     """What speaks for a promotion and against it; the verdict first."""
     found = evidence
+    interval = f"[{found.difference_low:+.3f}, {found.difference_high:+.3f}]"
     lines = [
         f"{found.verdict.value}: {found.adapter} to {found.to_tier}, against {found.incumbent}",
         f"{found.suite}, seed {found.seed}: {_rate(found.adapter_rate)} against {_rate(found.incumbent_rate)}",
         f"{found.wins} wins, {found.losses} losses, {found.ties} ties of {found.tasks} tasks; "
-        f"e-value {found.e_value:.3g} of {found.threshold:g}",
-        f"difference {found.difference:+.3f} [{found.difference_low:+.3f}, {found.difference_high:+.3f}]",
+        f"e-value {found.e_value:.3g} of {found.threshold:g}{_looks(found)}",
+        f"difference {found.difference:+.3f} {interval}{_noise(found)}",
         _ood(found),
         *map(_anchor, found.anchors),
+        _text(found),
         _contamination(found.contamination),
     ]
     return [*lines, *(f"- {reason}" for reason in found.reasons)]
@@ -76,6 +79,25 @@ def evidence_lines(evidence: Evidence) -> list[str]:
 
 def _rate(rate: RateRecord) -> str:
     return f"{rate.passed}/{rate.total} [{rate.low:.3f}, {rate.high:.3f}]"
+
+
+def _looks(evidence: Evidence) -> str:
+    return f" (look {evidence.earlier_looks + 1})" if evidence.earlier_looks else ""
+
+
+def _noise(evidence: Evidence) -> str:
+    if (noise := evidence.noise) is None:
+        return ""
+    return f"; {evidence.incumbent} differs from itself by {noise.rate:.3f} [{noise.low:.3f}, {noise.high:.3f}]"
+
+
+def _text(evidence: Evidence) -> str:
+    if (text := evidence.text) is None:
+        return f"general text: not measured{': ' if evidence.text_unmeasured else ''}{evidence.text_unmeasured}"
+    return (
+        f"general text: perplexity {text.adapter_perplexity:.4g} against {text.base_perplexity:.4g} ({text.change})"
+        f", KL drift {text.kl:.3g} nats per token"
+    )
 
 
 def _ood(evidence: Evidence) -> str:

@@ -8,11 +8,12 @@ from typing import cast
 import click
 from pydantic import JsonValue, ValidationError
 
-from engine.api_evolution import ImproveReport, ImproveRequest, ImproveRound
+from engine.api_evolution import ImproveReport, ImproveRequest
 from engine.errors import InputError
 from rune_tui.cli import Settings
 from rune_tui.commands.ask import JSON_OPTION
 from rune_tui.commands.follow import EXIT_CODES, run_operation, wait_option
+from rune_tui.improve_text import improve_lines
 from rune_tui.terminal_text import visible_line
 
 MAX_LINE = 400
@@ -65,29 +66,5 @@ def read_request(options: dict[str, object]) -> ImproveRequest:
 
 def show_report(result: dict[str, JsonValue]) -> None:
     """Print what the rounds came to, for a person."""
-    for line in report_lines(ImproveReport.model_validate(result)):
+    for line, _ in improve_lines(ImproveReport.model_validate(result)):
         click.echo(visible_line(line, MAX_LINE))
-
-
-def report_lines(report: ImproveReport) -> list[str]:
-    """Each round in a few lines, then what is in use."""
-    lines = [line for one in report.rounds for line in _round_lines(one)]
-    return [*lines, f"in use: {report.adapter_id or 'the base model'}"]
-
-
-def _round_lines(one: ImproveRound) -> list[str]:
-    solved = one.solved_by_model + one.solved_by_explorer
-    lines = [
-        f"round {one.number}: {solved} of {one.tasks} tasks solved"
-        f" ({one.solved_by_model} by the model, {one.solved_by_explorer} by the explorer)"
-    ]
-    if one.adapter_id is not None:
-        after = "none solved" if one.calls_per_task_after is None else f"{one.calls_per_task_after:.1f}"
-        lines.append(f"  {one.adapter_id}: programs run per solved task {one.calls_per_task_before:.1f}, now {after}")
-    if (evidence := one.evidence) is not None:
-        ours, theirs = evidence.adapter_rate, evidence.incumbent_rate
-        lines.append(
-            f"  gate: {ours.passed}/{ours.total} against {evidence.incumbent} {theirs.passed}/{theirs.total},"
-            f" e-value {evidence.e_value:.4g} of {evidence.threshold:g}"
-        )
-    return [*lines, f"  {one.reason}"]

@@ -7,7 +7,7 @@ from typing import cast
 import click
 from pydantic import JsonValue, ValidationError
 
-from engine.api_evolution import MergeMethod, MergeReport, MergeRequest, MergeSpace, SignRule
+from engine.api_evolution import MAX_MERGED, MergeMethod, MergeReport, MergeRequest, MergeSpace, SignRule
 from engine.errors import InputError
 from rune_tui.cli import Settings
 from rune_tui.commands.ask import JSON_OPTION
@@ -53,6 +53,8 @@ def read_request(options: dict[str, object]) -> MergeRequest:
         request = MergeRequest.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if first["type"] == "too_long":
+            raise InputError(f"At most {MAX_MERGED} adapters are merged at once: merge some of them first.") from error
         option = "adapter" if first["loc"][0] == "adapters" else f"--{first['loc'][0]}".replace("_", "-")
         raise InputError(f"{option} {first['input']!r}: {first['msg']}.") from error
     if request.weights and len(request.weights) != len(request.adapters):

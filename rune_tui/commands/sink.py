@@ -19,10 +19,13 @@ Write = Callable[[str], object]
 
 
 @contextmanager
-def open_sink(path: Path | None) -> Generator[Write]:
+def open_sink(path: Path | None, option: str = "--output") -> Generator[Write]:
     """A function that takes the text piece by piece.
 
     A terminal gets no control character of foreign text; files and pipes get every byte.
+
+    Args:
+        option: that named the file; errors begin with it.
 
     Raises:
         InputError: the file cannot be written there.
@@ -32,10 +35,10 @@ def open_sink(path: Path | None) -> Generator[Write]:
         terminal = sys.stdout.isatty()
         yield lambda text: click.echo(visible(text) if terminal else text.encode("utf-8", "replace"), nl=False)
         return
-    check_file_destination("--output", path)
+    check_file_destination(option, path)
     try:
         with atomic_writer(path) as write:
             yield write
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise EnvironmentUnfitError(f"--output {path}: not written: {reason.lower()}.") from error
+        raise EnvironmentUnfitError(f"{option} {path}: not written: {reason.lower()}.") from error

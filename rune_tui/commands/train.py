@@ -43,7 +43,7 @@ Exit codes:
     "--dataset",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help='JSON Lines of {"prompt", "completion", "system"?, "task"?}.',
+    help='JSON Lines of {"prompt", "completion", "system"?, "task"?, "cut"?}; of several files: cat them into one.',
 )
 @click.option("--from-trajectories", is_flag=True, help="Learn from this home's verified sessions.")
 @click.option("--session", "sessions", multiple=True, metavar="ID", help="With --from-trajectories: only this one.")

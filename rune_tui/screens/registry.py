@@ -17,6 +17,7 @@ from engine.api_evolution import (
 )
 from engine.api_learning import EvaluateRequest, Operation
 from engine.api_models import AdapterRecord
+from rune_tui.actions import BY_ID, key_names
 from rune_tui.plain_text import plain_notify
 from rune_tui.promotion_text import change_text
 from rune_tui.registry_port import RegistryPort
@@ -139,7 +140,7 @@ class RegistryDesk:
 
     async def _queue(self, start: Awaitable[Operation]) -> None:
         operation = await start
-        plain_notify(self._app, f"Queued {operation.id}; `rune-tui operations follow {operation.id}` watches it.")
+        plain_notify(self._app, f"Queued {operation.id}; {key_names(BY_ID['operations'])} shows how far it is.")
 
     # --- archive, undo, redo, history ---
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from engine.api_models import AdapterRecord
-from rune_tui.registry_state import RegistryView
+from engine.api_models import AdapterRecord, RunState
+from rune_tui.registry_state import OperationView, RegistryView
 from rune_tui.state import State
 from rune_tui.widgets.device_rows import adapters_unused
 from rune_tui.widgets.row import Column, Row, Tone, row, tabular
+from rune_tui.widgets.session_rows import clock
 
 TIERS = ("project", "domain", "task")
 """Highest first; a tier that this terminal does not know comes after."""
@@ -76,8 +77,17 @@ def adapter_summary(state: State) -> str:
     if not state.loaded:
         return ""
     archived = sum(adapter.is_archived for adapter in state.adapters.values())
-    running = "".join(f" · {one.text}" for one in state.registry.running[:1])
+    running = "".join(f" · {operation_text(one)}" for one in state.registry.running[:1])
     return f"{len(state.adapters) - archived} in use · {archived} archived{adapters_unused(state.workshop)}{running}"
+
+
+def operation_text(operation: OperationView) -> str:
+    """`merge-1a2b3c4d 3/12 0:20 left measuring`; the state where it does not run."""
+    progress = operation.progress
+    if progress is None or operation.state is not RunState.RUNNING:
+        return f"{operation.id} {operation.state.value}"
+    left = "" if progress.eta_seconds is None else f" {clock(progress.eta_seconds)} left"
+    return f"{operation.id} {progress.done}/{progress.total}{left} {progress.note}".rstrip()
 
 
 def adapter_details(adapter: AdapterRecord, roles: tuple[str, ...] = ()) -> list[Row]:

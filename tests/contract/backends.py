@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -20,14 +21,19 @@ import numpy as np
 import psutil
 import pytest
 from safetensors.numpy import save_file
+from support.merging_house import ignore, never, spec_of
 
 from engine.api_device import BackendName
+from engine.api_evolution import MergeMethod
 from engine.config import load_config
 from engine.device.contracts import LiveAdapter
+from engine.evolution.merging.job import merge
+from engine.evolution.merging.spec import Limits, ParentFiles
 from engine.inference.openai_client import OpenAIProvider
 from engine.inference.provider import Message, Request, Sampling
 from engine.inference.servers.catalogue import make_servers
 from engine.inference.servers.process import ProcessServer
+from registry.safeload import AdapterLimits, load_tensors
 
 MODEL = "base"
 VLLM_VARIABLE = "RUNE_VLLM_PYTHON"
@@ -98,6 +104,14 @@ class Running:
     async def ask(self, prompt: str, *, adapter: str | None = None, **sampling: Any) -> str:
         return (await self.provider.generate(request(prompt, adapter=adapter, **sampling))).text
 
+    async def first_token(self, model: str) -> dict[str, float]:
+        """Probability of each token that could begin an answer, of the likeliest twenty."""
+        asked = {"role": "user", "content": "Tell me a story of the sea."}
+        body = {"model": model, "messages": [asked], "max_tokens": 1, "temperature": 0}
+        answer = await self.post("/v1/chat/completions", body | {"logprobs": True, "top_logprobs": 20})
+        (entry,) = answer.json()["choices"][0]["logprobs"]["content"]
+        return {str(item["bytes"]): math.exp(item["logprob"]) for item in entry["top_logprobs"]}
+
     async def running(self) -> float:
         """Answers that are being generated, as /metrics says."""
         lines = (await self.provider.call("GET", "/metrics")).text.splitlines()
@@ -125,6 +139,48 @@ async def serving(spec: Spec, home: Path) -> AsyncGenerator[Running]:
         yield Running(spec, server, home)
     finally:
         await server.stop()
+
+
+def variation(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+    """Half the sum of differences of two distributions of a token, as far as they are known: 0 to 1."""
+    return sum(abs(one.get(token, 0) - other.get(token, 0)) for token in one.keys() | other.keys()) / 2
+
+
+def cut_in_two(adapter: Path, folder: Path) -> list[ParentFiles]:
+    """Two adapters of other ranks and scales, one of them rsLoRA, whose deltas add up to the one of `adapter`."""
+    tensors = load_tensors(adapter / "adapter_model.safetensors", AdapterLimits(1 << 26, 64))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    ranks = {"first": slice(0, 1), "rest": slice(1, config["r"])}
+    parts: list[ParentFiles] = []
+    for name, kept in ranks.items():
+        rank = kept.stop - kept.start
+        told = {"r": rank, "lora_alpha": 6, "use_rslora": name == "rest"}
+        scale = 6 / rank**0.5 if told["use_rslora"] else 6 / rank
+        cut = {
+            key: np.ascontiguousarray(array[kept] if ".lora_A." in key else array[:, kept] / np.float32(scale))
+            for key, array in tensors.items()
+        }
+        (folder / name).mkdir(parents=True)
+        save_file(cut, folder / name / "adapter_model.safetensors")
+        (folder / name / "adapter_config.json").write_text(json.dumps(config | told))
+        parts.append(ParentFiles(id=name, directory=folder / name))
+    return parts
+
+
+def merged_of(one: Path, two: Path, folder: Path) -> dict[str, Path]:
+    """`one` whole; cut in two and put together again; with one of the two halves alone; and with `two` by TIES."""
+    halves = cut_in_two(one, folder / "halves")
+    both = [ParentFiles(id=path.name, directory=path) for path in (one, two)]
+    wanted = {
+        "again": (MergeMethod.CAT, halves, (1.0, 1.0)),
+        "half": (MergeMethod.CAT, halves, (1.0, 0.0)),
+        "ties": (MergeMethod.TIES, both, (0.5, 0.5)),
+    }
+    limits = Limits(max_bytes=1 << 26, max_rank=64)
+    for name, (method, parents, weights) in wanted.items():
+        spec = spec_of(folder / name, *parents, method=method, weights=weights, rank=4, limits=limits)
+        merge(spec, ignore, never)
+    return {"whole": one} | {name: folder / name for name in wanted}
 
 
 def write_adapter(

@@ -38,12 +38,12 @@ STEPS = (
 )
 
 
-def engine(home: Path, crash_at: str = "") -> tuple[int, dict[str, Any]]:
+def engine(home: Path, crash_at: str = "", *settings: str) -> tuple[int, dict[str, Any]]:
     environment = {**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}", "RUNE_CRASH_AT": crash_at}
     if not crash_at:
         del environment["RUNE_CRASH_AT"]
     done = subprocess.run(
-        [sys.executable, str(TESTS / "support" / "training_process.py"), str(home)],
+        [sys.executable, str(TESTS / "support" / "training_process.py"), str(home), *settings],
         env=environment, capture_output=True, text=True, timeout=55, check=False,
     )  # fmt: skip
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
@@ -72,6 +72,17 @@ def test_killed_at_any_step_the_job_ends_the_same(tmp_path: Path, undisturbed: d
     assert code == 0 and came_to(told) == came_to(undisturbed)
     assert undisturbed["jobs"][0]["state"] == "succeeded" and len(undisturbed["adapters"]) == 1
     assert undisturbed["places"] == []
+
+
+@pytest.mark.parametrize("look", [1, 2], ids=["after the baseline", "between halting and saying so"])
+def test_a78_killed_around_a_look_the_kill_switch_halts_the_job_all_the_same(tmp_path: Path, look: int) -> None:
+    home = tmp_path / "home"
+    code, _ = engine(home, f"training.after_look:{look}", "watched")
+    assert code == -signal.SIGKILL
+    code, told = engine(home, "", "watched")
+    (job,) = told["jobs"]
+    assert code == 0 and job["state"] == "failed" and told["adapters"] == []
+    assert "1.00 before, 0.33 now at step 4, and 0.4 less is allowed" in job["reason"]
 
 
 async def test_control_two_transactions_lose_the_job_between_them(tmp_path: Path) -> None:

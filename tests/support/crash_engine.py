@@ -19,6 +19,8 @@ from engine.__main__ import main
 from engine.device import guarded
 from engine.device.contracts import ProcessId
 from engine.device.processes import read_records
+from engine.evolution.improve_steps import EvidenceSteps
+from engine.evolution.session_runs import SessionRuns
 from engine.jobs import Jobs
 from engine.training import trainer
 from engine.training.jobs import TrainingJobs
@@ -80,6 +82,18 @@ def break_it(how: str, home: Path) -> None:
 
             TrainingJobs.recover = nothing  # type: ignore[assignment,method-assign]  # the planted bug
             Jobs.recover = lambda self, tx, kind="%": []  # type: ignore[method-assign]  # the same
+        case "forgets sessions":
+
+            async def nobody(self: object, run_id: str) -> dict[str, object]:
+                return {}
+
+            SessionRuns._known = nobody  # type: ignore[assignment,method-assign]  # a run without its content key
+        case "forgets evidence":
+
+            async def never_asked(self: object, request: object) -> None:
+                return None
+
+            EvidenceSteps._asked = never_asked  # type: ignore[assignment,method-assign]  # evidence without its own
         case "no guardian":
             folder = home.parent / "direct"
             folder.mkdir(exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from engine.api_evolution import AnchorResult, Contamination, Evidence, EvidenceRequest, Verdict
+from engine.api_evolution import AnchorResult, Contamination, Evidence, EvidenceRequest, TextDrift, Verdict
 from engine.api_learning import Operation, OperationKind, RateRecord
 from engine.api_models import RunState
 from engine.core import Engine
@@ -52,6 +52,14 @@ def evidence(adapter: str = "sort-v1", digest: str = "ab" * 32, **changes: Any) 
             AnchorResult(name="general", adapter=rate(30, 40), reference=rate(31, 40), difference_low=-0.04, kept=True),
         ),
         "contamination": Contamination(checked=True, rows=230, exact=0, near=0),
+        "text": TextDrift(
+            text_digest="0" * 64,
+            base_digest="1" * 64,
+            tokens=2021,
+            base_perplexity=21.19,
+            adapter_perplexity=21.49,
+            kl=0.017,
+        ),
         "verdict": Verdict.PROVEN,
         "reasons": (),
     }

@@ -18,17 +18,21 @@ from pathlib import Path
 from support.learning_reports import of_samples
 from support.training_house import SETS, configured
 
-from engine.api_evolution import EvolveRequest, MergeRequest, SweepSummary
+from engine.api_evolution import EvolveRequest, MergeMethod, MergeRequest, SweepSummary, TextDrift
 from engine.api_learning import EvaluateRequest, EvaluationReport, Sampled, SampleOutcome, Split, SuiteTask
 from engine.api_training import TrainRequest
 from engine.config import Config
 from engine.errors import InputError, NotFoundError
 from engine.events import Bus, Journal
 from engine.evolution.controls import Controls
+from engine.evolution.drift.spec import UnmeasuredError
 from engine.evolution.evidence import Evidences
 from engine.evolution.evidence import Parts as EvidenceParts
 from engine.evolution.learned import Learned
+from engine.evolution.looks import Looks
 from engine.evolution.measure import Examiner
+from engine.evolution.merging.spec import Example as Solved
+from engine.evolution.merging.spec import Learning, MergeRefusedError
 from engine.evolution.records import Records
 from engine.evolution.scoring import Scoring
 from engine.evolution.seams import Made
@@ -134,13 +138,21 @@ class Nursery:
     merged: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
     alike: dict[frozenset[str], float] = field(default_factory=dict[frozenset[str], float])
     refusal: Exception | None = None
+    learned_from: list[Learning | None] = field(default_factory=list[Learning | None])
 
     @asynccontextmanager
     async def merge(
-        self, request: MergeRequest, parents: Sequence[LoadableAdapter], progress: Progress
+        self,
+        request: MergeRequest,
+        parents: Sequence[LoadableAdapter],
+        progress: Progress,
+        learning: Learning | None = None,
     ) -> AsyncGenerator[Made]:
         if self.refusal is not None:
             raise self.refusal
+        if request.method is MergeMethod.CAT_LEARNED and learning is None:  # as the merging child says
+            raise MergeRefusedError("There is nothing to learn the scalars from.")
+        self.learned_from.append(learning)
         self.merged.append(tuple(parent.adapter.id for parent in parents))
         async with self._made("merge", *sorted(parent.adapter.digest for parent in parents)) as made:
             await progress(1, 1)
@@ -197,6 +209,28 @@ class School:
 
 
 @dataclass
+class Prose:
+    """What adapters do to the general text: as it was told, for those that it was told of."""
+
+    rises: dict[str, float] = field(default_factory=dict[str, float])
+
+    async def measure(self, adapter: LoadableAdapter, progress: Progress) -> TextDrift:
+        if adapter.adapter.id not in self.rises:
+            raise UnmeasuredError("There is no base model here.")
+        after = 20.0 * (1 + self.rises[adapter.adapter.id])
+        digest = "0" * 64
+        return TextDrift(
+            text_digest=digest, base_digest=digest, tokens=2000, base_perplexity=20.0, adapter_perplexity=after, kl=0.02
+        )
+
+
+async def prepare(request: MergeRequest, parents: Sequence[LoadableAdapter], progress: Progress) -> Learning:
+    """One solved task of the request's suite."""
+    solved = Solved(messages=(("user", f"a task of {request.suite}"),), completion="x = 1", group=str(request.suite))
+    return Learning(base_directory=Path("/base"), examples=(solved,))
+
+
+@dataclass
 class World:
     """One home in which sweeps run."""
 
@@ -207,6 +241,7 @@ class World:
     registry: Registry
     records: Records
     exam: Exam
+    prose: Prose
     nursery: Nursery
     school: School
     evidences: Evidences
@@ -286,7 +321,8 @@ async def open_world(home: Path, *overrides: str, seed: int = 3) -> AsyncGenerat
     nursery, school = Nursery(home / "nursery"), School(registry, home / "school")
     examiner = Examiner(exam)
     learned = Learned(db, registry, DataStore(home / "training"))
-    evidences = Evidences(EvidenceParts(config, registry, exam, examiner, learned))
+    prose, looks = Prose(), Looks(db, journal.source("evolution"), clock)
+    evidences = Evidences(EvidenceParts(config, registry, exam, examiner, learned, looks, prose))
     parts = Parts(
         section=config.evolution,
         registry=registry,
@@ -294,13 +330,14 @@ async def open_world(home: Path, *overrides: str, seed: int = 3) -> AsyncGenerat
         examiner=examiner,
         scoring=Scoring(registry, examiner, nursery, config.evolution.pass_weight),
         breeding=nursery,
+        prepare=prepare,
         controls=Controls(registry, records, examiner, nursery, school),
         evidences=evidences,
         clock=clock,
     )
     jobs = TrainingJobs(db, Jobs(journal, clock, owner="first"), journal, clock)
     try:
-        yield World(home, config, db, journal, registry, records, exam, nursery, school, evidences, parts, jobs)
+        yield World(home, config, db, journal, registry, records, exam, prose, nursery, school, evidences, parts, jobs)
     finally:
         bus.close()
         await db.close()

@@ -11,6 +11,7 @@ from engine.api_evolution import (
     Change,
     Evidence,
     EvidenceRequest,
+    ImproveRequest,
     MergeRequest,
     PromoteRequest,
     PromotionCase,
@@ -48,6 +49,7 @@ class FakeRegistry:
         self.objections: tuple[str, ...] = ()
         self.moves: list[PromotionRecord] = []
         self.queued: list[tuple[OperationKind, Frozen]] = []
+        self.operation_map: dict[str, Operation] = {}
 
     def _answer(self, call: str) -> None:
         raise NotImplementedError
@@ -85,7 +87,11 @@ class FakeRegistry:
 
     def move_operation(self, operation_id: str, **payload: Any) -> None:
         """An operation goes on, and says so."""
-        self.emit(f"operation/{operation_id}", payload)
+        known = self.operation_map[operation_id]
+        whole = {"progress": payload} if "done" in payload else payload
+        values = known.model_dump(mode="json") | whole
+        self.operation_map[operation_id] = Operation.model_validate(values)
+        self.emit(f"operation/{operation_id}", {name: value for name, value in payload.items() if name != "result"})
 
     # --- RegistryPort ---
 
@@ -229,8 +235,32 @@ class FakeRegistry:
             request=body.model_dump(mode="json"),
             created_at=START,
         )
+        self.operation_map[operation.id] = operation
         self.emit(f"operation/{operation.id}", operation.model_dump(mode="json", exclude={"result"}), kind="created")
         return operation
+
+    async def improve(self, body: ImproveRequest) -> Operation:
+        return self._queue(OperationKind.IMPROVE, body)
+
+    async def operations(self, *, limit: int = 100) -> tuple[Operation, ...]:
+        self._registry_answers("operations")
+        newest = list(reversed(self.operation_map.values()))[:limit]
+        return tuple(operation.model_copy(update={"result": None}) for operation in newest)
+
+    async def operation(self, operation_id: str) -> Operation:
+        self._registry_answers("operation")
+        return self.operation_map[operation_id]
+
+    async def cancel_operation(self, operation_id: str) -> Operation:
+        return self._step_operation(operation_id, RunState.CANCELLED)
+
+    async def resume_operation(self, operation_id: str) -> Operation:
+        return self._step_operation(operation_id, RunState.QUEUED)
+
+    def _step_operation(self, operation_id: str, state: RunState) -> Operation:
+        self._registry_answers("operation")
+        self.move_operation(operation_id, state=state.value)
+        return self.operation_map[operation_id]
 
 
 def proven(adapter_id: str) -> Evidence:

@@ -1,7 +1,8 @@
 """A trainer child that plays a script: `python fake_trainer.py PLAY.json SPEC.json`. It learns nothing.
 
 PLAY.json is a list of acts: ["say", WORD], ["raw", TEXT], ["steps", N, SECONDS EACH], ["adapter", SEED], ["end"],
-["wait"] (until TERM), ["deaf"] (no TERM is heard from here), ["kill"] (itself), ["exit", STATUS].
+["look", STEP, [TEXT, ...]] (answers, and does as it is ruled), ["wait"] (until TERM), ["deaf"] (no TERM is heard
+from here), ["kill"] (itself), ["exit", STATUS].
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.training.protocol import Checkpoint, End, Metrics, Progress, encode
+from engine.training.protocol import Answer, Checkpoint, End, Failure, Metrics, Progress, encode, parse_ruling
 from engine.training.spec import TrainSpec, read_spec
 
 
@@ -50,6 +51,20 @@ def say(line: bytes) -> None:
     os.write(1, line)
 
 
+def look(spec: TrainSpec, step: int, texts: list[str]) -> None:
+    assert spec.look is not None
+    if spec.look.looked is not None and step <= spec.look.looked:
+        return
+    for number, text in enumerate(texts):
+        say(encode(Answer(step=step, number=number, text=text, cut=False)))
+    with spec.look.rulings.open("rb", buffering=0) as pipe:
+        ruling = parse_ruling(pipe.readline())
+    assert ruling.step == step
+    if ruling.halt:
+        say(encode(Failure(reason=ruling.halt)))
+        os._exit(70)
+
+
 def act(spec: TrainSpec, name: str, *values: Any) -> None:
     match name:
         case "say":
@@ -60,6 +75,8 @@ def act(spec: TrainSpec, name: str, *values: Any) -> None:
             for step in range(1, values[0] + 1):
                 say(encode(progress(step, values[0])))
                 time.sleep(values[1])
+        case "look":
+            look(spec, values[0], values[1])
         case "adapter":
             from registry.samples import write_sample  # numpy: half a second, where it is needed
 

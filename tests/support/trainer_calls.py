@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from engine.training.qlora.data import IGNORED, Encoder, Example, read_dataset
+from engine.training.qlora.greedy import Greedy
 from engine.training.qlora.loss import AnswerLoss
 from engine.training.qlora.memory import is_out_of_memory
 from engine.training.qlora.model import Learner, load_learner, load_tokenizer
@@ -64,6 +66,57 @@ def losses(spec: str) -> dict[str, float]:
         everything = model(input_ids=tokens, attention_mask=mask, labels=tokens.where(mask == 1, IGNORED)).loss
         ours = AnswerLoss(model, CPU, padding)(examples) / answers
     return {"ours": float(ours), "theirs": float(theirs), "with_prompt": float(everything)}
+
+
+def kept(spec: str) -> dict[str, float]:
+    """Loss of examples that are kept, against KL(base || adapted) of each alone by whole forward passes."""
+    learner, examples, padding = _load(spec)
+    model, adapted = learner.model.get_base_model(), learner.model
+    few = examples[:3]
+    theirs = 0.0
+    with torch.no_grad():
+        for example in few:
+            tokens, answer = torch.tensor([example.tokens]), slice(example.prompt - 1, len(example.tokens) - 1)
+            own = model(input_ids=tokens).logits[0, answer].log_softmax(-1)
+            with adapted.disable_adapter():
+                base = model(input_ids=tokens).logits[0, answer].log_softmax(-1)
+            theirs += float((base.exp() * (base - own)).sum())
+    loss = AnswerLoss(model, CPU, padding, adapted.disable_adapter)
+    hold = [replace(example, keep=True) for example in few]
+    ours = loss(hold)
+    ours.backward()
+    norm = sum(float(parameter.grad.norm()) for parameter in learner.parameters.values() if parameter.grad is not None)
+    with torch.no_grad():
+        learned, mixed = loss(examples[3:6]), loss([*hold, *examples[3:6]])
+        for name, parameter in learner.parameters.items():
+            if ".lora_B." in name:
+                parameter.zero_()
+        at_base = loss(hold)
+    return {
+        "ours": float(ours),
+        "theirs": theirs,
+        "gradient": norm,
+        "learned": float(learned),
+        "mixed": float(mixed),
+        "at_base": float(at_base),
+    }
+
+
+def greedy(spec: str, prompts: list[str], max_tokens: int) -> dict[str, list[list[int]]]:
+    """Answers of all prompts at once, by our loop, and of each alone, by transformers' own."""
+    learner, _, end = _load(spec)
+    tokenizer: Any = load_tokenizer(read_spec(Path(spec)))
+    model = learner.model.get_base_model()
+    AnswerLoss(model, CPU, end)  # its hook is there in a trainer, and must not be in the way
+    learner.train(False)
+    asked = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    ours = Greedy(model, CPU, frozenset({end}), lambda: None).answer(asked, max_tokens)
+    options = {"do_sample": False, "max_new_tokens": max_tokens, "eos_token_id": end, "pad_token_id": end}
+    theirs: list[list[int]] = []
+    for tokens in asked:
+        written = model.generate(torch.tensor([tokens]), **options)[0, len(tokens) :].tolist()
+        theirs.append(written[: written.index(end)] if end in written else written)
+    return {"ours": [list(one.tokens) for one in ours], "theirs": theirs}
 
 
 def micro_batches(spec: str, sizes: list[int]) -> dict[str, Any]:

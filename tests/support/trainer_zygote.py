@@ -6,10 +6,12 @@ before a fork, so no thread pool is inherited.
 
     requests, a JSON object a line on stdin:
         {"spec": PATH, "environment"?: {}, "breaks"?: [NAME], "noise"?: PATH,
-         "signal_at"?: [SIGNAL, STEP or the beginning of a note], "silence_s"?: SECONDS, or
+         "signal_at"?: [SIGNAL, STEP or the beginning of a note], "silence_s"?: SECONDS,
+        "right"?: [TEXT, ...]: the kill switch is the real one, and an answer is right that says just that, or
          "beats"?: NUMBER of heartbeats in a row, until it is killed}
         {"call": NAME of a function in trainer_calls, "arguments"?: {}, "noise"?: PATH}
-    answers, a line each on stdout: {"status", "signal", "words"}, or what the call returned
+    answers, a line each on stdout: {"status", "signal", "words"}, with `right` {"solved": {STEP: NUMBER}} besides, or
+    what the call returned
 """
 
 from __future__ import annotations
@@ -118,6 +120,56 @@ def chatty_library() -> None:
     job.load_learner = loud
 
 
+def look_at_the_base() -> None:
+    """A kill switch that asks the model that is trained on, and not the one that is trained."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    from engine.training.qlora.greedy import Greedy
+
+    answer = Greedy.answer
+
+    def without_adapter(self: Any, prompts: Any, max_tokens: int) -> Any:
+        layers = [module for module in self._model.modules() if isinstance(module, BaseTunerLayer)]
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            return answer(self, prompts, max_tokens)
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+
+    Greedy.answer = without_adapter  # type: ignore[method-assign]
+
+
+def look_with_dropout() -> None:
+    """A look that leaves the model as it is trained: it draws random numbers that belong to the steps."""
+    from engine.training.qlora.greedy import Greedy
+
+    answer = Greedy.answer
+
+    def dropping(self: Any, prompts: Any, max_tokens: int) -> Any:
+        self._model.train(True)
+        return answer(self, prompts, max_tokens)
+
+    Greedy.answer = dropping  # type: ignore[method-assign]
+
+
+def memory_for_four_answers() -> None:
+    """More than four answers at once do not fit."""
+    import torch
+
+    from engine.training.qlora.greedy import Greedy
+
+    answer = Greedy.answer
+
+    def small(self: Any, prompts: Any, max_tokens: int) -> Any:
+        if len(prompts) > 4:
+            raise torch.OutOfMemoryError("injected")
+        return answer(self, prompts, max_tokens)
+
+    Greedy.answer = small  # type: ignore[method-assign]
+
+
 BREAKS = {
     function.__name__: function
     for function in (
@@ -127,6 +179,9 @@ BREAKS = {
         break_heartbeat,
         chatty_library,
         hang,
+        look_at_the_base,
+        look_with_dropout,
+        memory_for_four_answers,
     )
 }
 
@@ -135,6 +190,7 @@ def train(request: dict[str, Any], noise: IO[bytes]) -> dict[str, Any]:
     """Fork a trainer, signal it when it has said the step, and collect what it said."""
     from engine.training.qlora import __main__ as entry
 
+    judge = Judge(request["spec"], request["right"]) if "right" in request else None
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -160,6 +216,8 @@ def train(request: dict[str, Any], noise: IO[bytes]) -> dict[str, Any]:
         except ValueError:
             words.append(line.decode(errors="replace"))
             continue
+        if judge is not None and words[-1].get("type") == "answer":
+            judge.take(words[-1])
         beating = beating + 1 if words[-1].get("type") == "heartbeat" else 0
         if beating == request.get("beats"):
             os.kill(pid, signal.SIGKILL)
@@ -168,7 +226,47 @@ def train(request: dict[str, Any], noise: IO[bytes]) -> dict[str, Any]:
             place = None
     _, waited = os.waitpid(pid, 0)
     killed = os.WTERMSIG(waited) if os.WIFSIGNALED(waited) else 0
-    return {"status": -1 if killed else os.WEXITSTATUS(waited), "signal": killed, "words": words}
+    ended = {"status": -1 if killed else os.WEXITSTATUS(waited), "signal": killed, "words": words}
+    return ended | ({"solved": judge.close()} if judge else {})
+
+
+class Judge:
+    """Rules as the engine does, by the real rule; an answer is right that is the same text."""
+
+    def __init__(self, spec: str, right: list[str]) -> None:
+        from engine.training.spec import read_spec
+
+        job = read_spec(Path(spec))
+        assert job.look is not None
+        self._recipe = job.recipe
+        self._right = right
+        self._said: list[str] = []
+        self._solved: dict[int, int] = {0: len(right)} if job.look.looked is not None else {}
+        job.look.rulings.unlink(missing_ok=True)
+        os.mkfifo(job.look.rulings)
+        self._pipe = os.open(job.look.rulings, os.O_RDWR | os.O_NONBLOCK)
+
+    def take(self, answer: dict[str, Any]) -> None:
+        from engine.evaluation.gates import KillSwitch, KillSwitchSettings
+        from engine.evaluation.metrics import wilson
+        from engine.training.protocol import Ruling, encode
+
+        self._said.append(answer["text"])
+        total = len(self._right)
+        if len(self._said) < total:
+            return
+        solved = sum(said == right for said, right in zip(self._said, self._right, strict=True))
+        self._said = []
+        step = answer["step"]
+        self._solved[step] = solved
+        switch = KillSwitch(KillSwitchSettings("texts", total, self._recipe.kill_cadence))
+        halts = switch.halts(wilson(self._solved[0], total), wilson(solved, total))
+        halt = f"{self._solved[0]} before, {solved} now at step {step}" if halts else ""
+        os.write(self._pipe, encode(Ruling(step=step, halt=halt)))
+
+    def close(self) -> dict[int, int]:
+        os.close(self._pipe)
+        return self._solved
 
 
 def _lines(reader: int, pid: int, silence_s: float | None) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ from engine.events import Bus, Journal
 from engine.jobs import Jobs
 from engine.training.dataset import DataStore, build
 from engine.training.jobs import Claimed, NewJob, TrainingJobs
+from engine.training.kill_switch import KillSwitch
 from engine.training.selection import Example
 from engine.training.spec import TrainSpec, Turn
 from engine.training.trainer import JobTrainer, Parts
@@ -83,7 +84,7 @@ class House:
         claimed = await self.claimed()
         return await self.trainer_of(claimed, *play), claimed
 
-    async def trainer_of(self, claimed: Claimed, *play: object) -> JobTrainer:
+    async def trainer_of(self, claimed: Claimed, *play: object, kill_switch: KillSwitch | None = None) -> JobTrainer:
         place = Workplace.of_job(self.home, claimed.job.id)
         await asyncio.to_thread(place.prepare, from_scratch=claimed.from_scratch)
         script = self.home / "play.json"
@@ -97,7 +98,7 @@ class House:
             lock=lambda: None,
             program=(sys.executable, FAKE_CHILD, str(script)),
         )
-        return JobTrainer(parts, claimed, self.spec(claimed), need_mib=100)
+        return JobTrainer(parts, claimed, self.spec(claimed), need_mib=100, kill_switch=kill_switch)
 
     def spec(self, claimed: Claimed) -> TrainSpec:
         place = Workplace.of_job(self.home, claimed.job.id)

@@ -52,7 +52,7 @@ class Basis:
     """Orthonormal directions, strongest first, as combinations of the adapters' own; formed only where asked for."""
 
     directions: Matrix
-    """Singular vectors of all adapters side by side, shape (size, k)."""
+    """Singular vectors of all adapters side by side, shape (size, k), k at most size; else what they span."""
     mix: Matrix
     """Shape (k, q); the basis is directions @ mix."""
 
@@ -118,9 +118,20 @@ def _basis(directions: Matrix, shares: Matrix) -> tuple[Basis, Matrix]:
     By the eigenvectors of their inner products, so that only one product has the size of the model. That squares the
     condition, which leaves a direction as weak as NEGLIGIBLE exact to a ten-thousandth of its own small size.
     """
+    size, count = directions.shape
+    if count > size:  # thousands of adapters: what they span is the whole space, and no larger
+        scaled = directions * shares
+        values, vectors = _strongest(scaled @ scaled.T)
+        return Basis(vectors, np.eye(len(values))), vectors.T @ directions
     products = directions.T @ directions
-    values, vectors = np.linalg.eigh(shares[:, None] * products * shares)
+    values, vectors = _strongest(shares[:, None] * products * shares)
+    mix = shares[:, None] * vectors / np.sqrt(values)
+    return Basis(directions, mix), mix.T @ products
+
+
+def _strongest(symmetric: Matrix) -> tuple[Matrix, Matrix]:
+    """Its eigenvalues, largest first, without those of negligible directions; and their eigenvectors as columns."""
+    values, vectors = np.linalg.eigh(symmetric)
     values, vectors = values[::-1], vectors[:, ::-1]
     kept = int((values > NEGLIGIBLE**2 * values[0]).sum()) if values[0] > 0 else 0
-    mix = shares[:, None] * vectors[:, :kept] / np.sqrt(values[:kept])
-    return Basis(directions, mix), mix.T @ products
+    return values[:kept], vectors[:, :kept]

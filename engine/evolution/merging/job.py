@@ -14,7 +14,7 @@ from engine.evolution.merging.core_space import Factors, inner
 from engine.evolution.merging.factors import AdapterFactors
 from engine.evolution.merging.module import Part, merge_module
 from engine.evolution.merging.output import write_adapter
-from engine.evolution.merging.population import cosines, modules_of, opened, random_like
+from engine.evolution.merging.population import cosines, modules_of, random_like, read_all
 from engine.evolution.merging.rules import Rule
 from engine.evolution.merging.spec import (
     Cosines,
@@ -44,12 +44,12 @@ def merge(spec: Merge, tell: Tell, learn: Learn) -> Merged:
     """
     started = time.monotonic()
     weights = learn(spec, tell) if spec.method is MergeMethod.CAT_LEARNED else _weights(spec)
-    with opened(spec.parents, spec.limits) as adapters:
-        taking_part = [adapter for adapter, weight in zip(adapters, weights, strict=True) if weight]
-        rank = _rank(spec, taking_part)
-        _check_size(spec, taking_part, rank)
-        tally = _Tally(len(adapters))
-        modules = _merged_modules(spec, adapters, weights, rank, tally, tell)
+    adapters = read_all(spec.parents, spec.limits)
+    taking_part = [adapter for adapter, weight in zip(adapters, weights, strict=True) if weight]
+    rank = _rank(spec, taking_part)
+    _check_size(spec, taking_part, rank)
+    tally = _Tally(len(adapters))
+    modules = _merged_modules(spec, adapters, weights, rank, tally, tell)
     if not tally.kept:
         raise MergeRefusedError("The merged adapter would change nothing: its delta is zero.")
     write_adapter(spec.output, modules, _targets(taking_part), spec.base_model_id)
@@ -71,14 +71,14 @@ def make_random(spec: RandomAdapter, tell: Tell) -> Merged:
         AdapterRejected: the parent cannot be read.
     """
     started = time.monotonic()
-    with opened(spec.parents, spec.limits) as (adapter,):
-        modules: dict[str, Factors] = {}
-        for number, module in enumerate(names := modules_of([adapter]), 1):
-            model = adapter.factors(module)
-            assert model is not None, "the module is one of the adapter's"
-            modules[module] = random_like(model, adapter.rank, spec.seed, module)
-            tell(number, len(names), "modules drawn")
-        write_adapter(spec.output, modules, adapter.config.target_modules, spec.base_model_id)
+    (adapter,) = read_all(spec.parents, spec.limits)
+    modules: dict[str, Factors] = {}
+    for number, module in enumerate(names := modules_of([adapter]), 1):
+        model = adapter.factors(module)
+        assert model is not None, "the module is one of the adapter's"
+        modules[module] = random_like(model, adapter.rank, spec.seed, module)
+        tell(number, len(names), "modules drawn")
+    write_adapter(spec.output, modules, adapter.config.target_modules, spec.base_model_id)
     return Merged(
         rank=adapter.rank,
         modules=len(modules),
@@ -96,8 +96,8 @@ def measure(spec: Cosines, tell: Tell) -> Measured:
     Raises:
         AdapterRejected, MergeRefusedError: as `merge`.
     """
-    with opened(spec.parents, spec.limits) as adapters:
-        found = cosines(adapters, lambda done, total: tell(done, total, "modules compared"))
+    adapters = read_all(spec.parents, spec.limits)
+    found = cosines(adapters, lambda done, total: tell(done, total, "modules compared"))
     return Measured(cosines=tuple(tuple(float(value) for value in row) for row in found))
 
 

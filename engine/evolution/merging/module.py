@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.api_evolution import MergeMethod, MergeSpace
 from engine.evolution.merging.compress import Compressed, compress_core, compress_dense
-from engine.evolution.merging.core_space import Factors, core_space
+from engine.evolution.merging.core_space import Factors, Matrix, core_space
 from engine.evolution.merging.rules import Rule, Term, combine
 
 EXACT = frozenset({MergeMethod.LINEAR, MergeMethod.CAT, MergeMethod.CAT_LEARNED})
@@ -36,13 +36,24 @@ def merge_module(parts: Sequence[Part], rule: Rule, space: MergeSpace, rank: int
     An adapter that leaves the module alone has no part: to a sum it adds nothing, and in an election it has no vote.
 
     Raises:
-        ValueError: there is no part, shapes differ, or the weights are not valid.
+        ValueError: there is no part, shapes differ, the weights are not valid, or the result is beyond float32.
     """
-    if space is MergeSpace.CORE or rule.method in EXACT:
-        core = core_space([part.factors for part in parts])
-        terms = [Term(matrix, part.weight, part.key) for part, matrix in zip(parts, core.cores, strict=True)]
-        return compress_core(combine(terms, rule, module), core, rank)
-    return compress_dense(combine(_deltas(parts), rule, module), rank, module)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is no number any more is looked for
+        if space is MergeSpace.CORE or rule.method in EXACT:
+            core = core_space([part.factors for part in parts])
+            terms = [Term(matrix, part.weight, part.key) for part, matrix in zip(parts, core.cores, strict=True)]
+            merged = compress_core(_finite(combine(terms, rule, module), module), core, rank)
+        else:
+            merged = compress_dense(_finite(combine(_deltas(parts), rule, module), module), rank, module)
+    _finite(merged.factors.a, module)
+    _finite(merged.factors.b, module)
+    return merged
+
+
+def _finite(matrix: Matrix, module: str) -> Matrix:
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"{module}: the merged delta is beyond what float32 holds")
+    return matrix
 
 
 def _deltas(parts: Sequence[Part]) -> Iterator[Term]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from engine.errors import TrainingError
 from engine.evolution.merging.factors import AdapterFactors
 from engine.evolution.merging.job import Tell
-from engine.evolution.merging.population import modules_of, opened
+from engine.evolution.merging.population import modules_of, read_all
 from engine.evolution.merging.search import minimize
 from engine.evolution.merging.spec import Example, Learning, Merge, MergeRefusedError
 from engine.training.qlora.data import Encoder
@@ -106,8 +106,8 @@ def learn_weights(spec: Merge, tell: Tell) -> tuple[float, ...]:
     tell(0, learning.evaluations, "loading the base model")
     model, tokenizer = _load(learning)
     groups = tokenized(learning.examples, Encoder(tokenizer))
-    with opened(spec.parents, spec.limits) as adapters:
-        objective = Objective(model, WeightedSum(model, adapters), groups, tokenizer.eos_token_id or 0)
+    adapters = read_all(spec.parents, spec.limits)
+    objective = Objective(model, WeightedSum(model, adapters), groups, tokenizer.eos_token_id or 0)
     tried = 0
 
     def evaluate(scalars: tuple[float, ...]) -> float:

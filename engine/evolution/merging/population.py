@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,27 +13,25 @@ from engine.evolution.merging.spec import Limits, MergeRefusedError, ParentFiles
 from registry.safeload import AdapterLimits
 
 
-@contextmanager
-def opened(parents: Sequence[ParentFiles], limits: Limits) -> Generator[list[AdapterFactors]]:
-    """All of them, open, and found to be of one model by their shapes.
+def read_all(parents: Sequence[ParentFiles], limits: Limits) -> list[AdapterFactors]:
+    """All of them, checked, and found to be of one model by their shapes.
 
     Raises:
         AdapterRejected: one cannot be read or is of a kind that cannot be merged.
         MergeRefusedError: a module has different shapes in two of them.
     """
-    with ExitStack() as files:
-        bounds = AdapterLimits(limits.max_bytes, limits.max_rank)
-        adapters = [files.enter_context(AdapterFactors(parent, bounds)) for parent in parents]
-        seen: dict[str, tuple[tuple[int, int], str]] = {}
-        for adapter in adapters:
-            for module, shape in adapter.shapes.items():
-                first, owner = seen.setdefault(module, (shape, adapter.id))
-                if first != shape:
-                    raise MergeRefusedError(
-                        f"{owner} and {adapter.id} are not of one base model: {module} is {first} in one of them and "
-                        f"{shape} in the other."
-                    )
-        yield adapters
+    bounds = AdapterLimits(limits.max_bytes, limits.max_rank)
+    adapters = [AdapterFactors(parent, bounds) for parent in parents]
+    seen: dict[str, tuple[tuple[int, int], str]] = {}
+    for adapter in adapters:
+        for module, shape in adapter.shapes.items():
+            first, owner = seen.setdefault(module, (shape, adapter.id))
+            if first != shape:
+                raise MergeRefusedError(
+                    f"{owner} and {adapter.id} are not of one base model: {module} is {first} in one of them and "
+                    f"{shape} in the other."
+                )
+    return adapters
 
 
 def modules_of(adapters: Sequence[AdapterFactors]) -> list[str]:

@@ -1,8 +1,9 @@
-"""Rows -> token sequences of which only the answer counts. Knows the tokenizer by three calls, and no torch.
+"""Rows -> token sequences of which only the answer counts. Knows the tokenizer by four calls, and no torch.
 
 An example is `prompt + answer + end of turn`, tokenized in two pieces, because that is what the model will see when it
 serves: the prompt comes tokenized with its generation prompt, and the model continues from there. So whatever text a
-chat template adds - system turns, headers, an empty line of thought - is prompt, and never learned.
+chat template adds - system turns, headers, an empty line of thought - is prompt, and never learned. A row that has only
+the beginning of an answer (`DataRow.cut`) gets no end of turn: that the answer stops there would be learned from it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.errors import TrainingError
-from engine.training.spec import MAX_ROW_BYTES, DataRow, parse_row
+from engine.training.spec import MAX_ROW_BYTES, DataRow, Turn, parse_row
 
 IGNORED = -100
 """Label of a token that is not learned: the one that PyTorch's cross entropy skips."""
@@ -32,6 +33,8 @@ class Tokenizer(Protocol):
 
     def __call__(self, text: str, **options: Any) -> Any: ...
 
+    def decode(self, token_ids: list[int], **options: Any) -> str: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -39,6 +42,8 @@ class Example:
 
     tokens: tuple[int, ...]
     prompt: int
+    keep: bool = False
+    """Not learned: the base model's distribution over each of the answer's tokens is kept."""
 
     @property
     def answer(self) -> int:
@@ -75,10 +80,19 @@ class Encoder:
 
     def encode(self, row: DataRow) -> Example:
         """One row as an example, however long."""
-        prompt = self._ids(self._render([turn.model_dump() for turn in row.messages], generate=True), special=True)
+        prompt = self.prompt(row.messages)
         # Special tokens in an answer are text: a model that wrote "<|im_end|>" into a string did not end its turn.
         answer = self._ids(row.completion, special=False)
-        return Example((*prompt, *answer, self.end_of_turn), len(prompt))
+        end = () if row.cut else (self.end_of_turn,)
+        return Example((*prompt, *answer, *end), len(prompt), row.keep)
+
+    def prompt(self, messages: Sequence[Turn]) -> list[int]:
+        """What the model is given before it answers, as it is when it serves."""
+        return self._ids(self._render([turn.model_dump() for turn in messages], generate=True), special=True)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """What an answer of the model says."""
+        return self._tokenizer.decode(list(tokens), skip_special_tokens=True)
 
     def _ids(self, text: str, *, special: bool) -> list[int]:
         encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=not special)
@@ -89,6 +103,12 @@ class Encoder:
             return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
         except ValueError as error:
             raise TrainingError(f"The base model's chat template does not take these messages: {error}") from error
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens after which a server stops: the end of a turn, and of a text."""
+        text = self._tokenizer.eos_token_id
+        return frozenset({self.end_of_turn} if text is None else {self.end_of_turn, text})
 
     def _find_end_of_turn(self) -> int:
         """The first special token after an answer; the end of the text where the template writes none."""

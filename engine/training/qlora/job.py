@@ -59,7 +59,7 @@ def load_job(spec: TrainSpec, around: Surroundings) -> Job:
     stage(f"{len(data.train)} examples, {len(data.held_out)} held out, {data.too_long} too long; loading the model")
     learner = load_learner(spec)
     stage(f"{len(learner.parameters)} weight matrices to train in {learner.compute}")
-    loop = Loop(spec, learner, data, encoder.end_of_turn, around)
+    loop = Loop(spec, learner, data, encoder, around)
     stage(f"continuing after step {loop.state.step}" if loop.state.resumed else "starting")
     return Job(spec, learner, loop)
 

@@ -2,13 +2,14 @@
 
                      ┌───────────────────────────────────────────────────────────┐
                      ▼                                                           │
-    evaluation due? ─► take it ─► progress ─► checkpoint due? ─► finished? ─no─► step
-                                                                    │yes
-                                                                    ▼
-                                                          checkpoint, the best weights
+    evaluation due? ─► take it ─► progress ─► look due? ─► checkpoint due? ─► finished? ─no─► step
+                                                  │halted                         │yes
+                                                  ▼                               ▼
+                                            TrainingError               checkpoint, the best weights
 
-State changes between steps only. A stop, or memory that runs out, inside a step or an evaluation throws away what
-that one had done; the checkpoint of a stopped run is that of its last whole step, with the random state of then.
+A look is the kill switch's (`looks`). State changes between steps only. A stop, or memory that runs out, inside a step,
+an evaluation or a look throws away what that one had done; the checkpoint of a stopped run is that of its last whole
+step, with the random state of then.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,8 +27,11 @@ from torch import Tensor
 from engine.errors import TrainingError
 from engine.training.protocol import Checkpoint, Progress, Shrunk
 from engine.training.qlora.checkpoint import Snapshot, Tensors, read_checkpoint, write_checkpoint
-from engine.training.qlora.data import Dataset, Example
+from engine.training.qlora.data import Dataset, Encoder, Example
+from engine.training.qlora.ear import Ear
 from engine.training.qlora.faults import Fault
+from engine.training.qlora.greedy import Greedy, Written
+from engine.training.qlora.looks import Looks
 from engine.training.qlora.loss import AnswerLoss
 from engine.training.qlora.memory import is_out_of_memory, release, used_mib
 from engine.training.qlora.model import Learner
@@ -40,6 +45,8 @@ from registry.clock import Clock
 
 WINDOW = 20
 """Steps that the rate and the remaining time are averaged over: they follow a machine that gets busy."""
+
+T = TypeVar("T")
 
 
 class StopRequestedError(Exception):
@@ -76,16 +83,20 @@ class Loop:
     """One run of one job, from wherever its checkpoint is to its end.
 
     Raises:
-        TrainingError: the checkpoint is of another job.
+        TrainingError: the checkpoint is of another job, or the questions of the kill switch cannot be asked.
     """
 
-    def __init__(self, spec: TrainSpec, learner: Learner, data: Dataset, padding: int, around: Surroundings) -> None:
+    def __init__(
+        self, spec: TrainSpec, learner: Learner, data: Dataset, encoder: Encoder, around: Surroundings
+    ) -> None:
         self._spec = spec
         self._recipe = spec.recipe
         self._learner = learner
         self.data = data
         self._around = around
-        self._loss = AnswerLoss(learner.model.get_base_model(), learner.device, padding)
+        self._loss = AnswerLoss(
+            learner.model.get_base_model(), learner.device, encoder.end_of_turn, learner.model.disable_adapter
+        )
         self._optimizer = Optimizer(learner, spec.recipe)
         self._fingerprint = spec.fingerprint(data.digest)
         self._saved_step = -1
@@ -94,6 +105,7 @@ class Loop:
         self._laps: deque[float] = deque(maxlen=WINDOW)
         self.plan = Plan([len(example.tokens) for example in data.train], spec.recipe, spec.seed)
         self.state = self._begin()
+        self._looks = self._make_looks(encoder)
 
     @property
     def best_weights(self) -> Tensors:
@@ -106,7 +118,7 @@ class Loop:
         Raises:
             StopRequestedError: `stop` was set; there is a checkpoint.
             OutOfMemoryError
-            TrainingError: it diverged.
+            TrainingError: it diverged, or the kill switch halted it.
         """
         try:
             self._run()
@@ -123,13 +135,14 @@ class Loop:
                 self._evaluate()
             if report is not None:
                 self._tell(report)
+            looking = self._look()
             if self.state.step and self.state.step % self._recipe.checkpoint_every == 0:
                 self._save()
             if self.state.step >= self.plan.steps or self.state.best.exhausted:
                 return
             report = self._step()
             self._around.voice.loaded(report.seconds)
-            self._laps.append(self._around.clock.monotonic() - began)
+            self._laps.append(self._around.clock.monotonic() - began - looking)
 
     # --- the beginning and checkpoints -----------------------------------------------------------------------
 
@@ -248,9 +261,42 @@ class Loop:
             self._around.voice.advance()
         return float(total) / sum(example.answer for example in examples)
 
+    # --- the kill switch -------------------------------------------------------------------------------------
+
+    def _make_looks(self, encoder: Encoder) -> Looks | None:
+        spec, around, learner = self._spec.look, self._around, self._learner
+        if spec is None:
+            return None
+        greedy = Greedy(learner.model.get_base_model(), learner.device, encoder.ends, self._between_tokens)
+        ear = Ear(spec.rulings, around.stop.set, self._go_on)
+        return Looks(spec, encoder, greedy, ear, around.voice, around.clock)
+
+    def _look(self) -> float:
+        """Have the model being trained answer, where that is due; the seconds that it took."""
+        looks, step = self._looks, self.state.step
+        if looks is None or not looks.is_due(step):
+            return 0.0
+        began = self._around.clock.monotonic()
+        self._learner.train(False)
+        try:
+            looks.look(step, lambda: self._until_it_fits(lambda size: self._answers(looks, size)))
+        finally:
+            self._learner.train(True)
+        seconds = self._around.clock.monotonic() - began
+        self.state.seconds += seconds
+        return seconds
+
+    def _answers(self, looks: Looks, size: int) -> list[Written]:
+        with self._precision():
+            return looks.answers(size)
+
+    def _between_tokens(self) -> None:
+        self._go_on()
+        self._around.voice.advance()
+
     # --- stops and memory ------------------------------------------------------------------------------------
 
-    def _until_it_fits(self, work: Callable[[int], float]) -> float:
+    def _until_it_fits(self, work: Callable[[int], T]) -> T:
         """Do `work` with the present micro-batch, halved for good each time that memory runs out."""
         while True:
             try:
@@ -299,6 +345,7 @@ class Loop:
         state = self.state
         evaluated = state.evaluated == state.step
         seconds = sum(recent.seconds for recent in self._recent)
+        looking = self._looks.seconds_left(state.step, self.plan.steps) if self._looks else 0.0
         self._around.voice.say(
             Progress(
                 step=state.step,
@@ -309,7 +356,7 @@ class Loop:
                 grad_norm=report.grad_norm,
                 tokens_per_second=sum(recent.tokens for recent in self._recent) / max(seconds, 1e-9),
                 memory_mib=used_mib(self._learner.device),
-                eta_seconds=(self.plan.steps - state.step) * sum(self._laps) / len(self._laps),
+                eta_seconds=(self.plan.steps - state.step) * sum(self._laps) / len(self._laps) + looking,
             )
         )
 

@@ -31,7 +31,7 @@ class State:
     tokens: int = 0
     answer_tokens: int = 0
     seconds: float = 0.0
-    """Of steps and evaluations, over all runs of the job."""
+    """Of steps, evaluations and looks, over all runs of the job."""
     step_seconds: float = 0.0
     """Of steps alone."""
     resumed: int = 0

@@ -69,6 +69,10 @@ class Voice:
         self._longest = max(self._longest, now - self._advanced)
         self._advanced = now
 
+    def waited(self) -> None:
+        """Somebody else has answered: the pause was theirs, and says nothing of how long one of ours may be."""
+        self._advanced = self._clock.monotonic()
+
     def loaded(self, step_seconds: float) -> None:
         """A step is done, in that time; after the first, pauses are compared with that and with later ones."""
         if self._loading:

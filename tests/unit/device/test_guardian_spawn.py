@@ -31,7 +31,7 @@ from engine.device.processes import (
     send,
     survivors,
 )
-from engine.errors import DeviceBusyError, EnvironmentUnfitError
+from engine.errors import DeviceBusyError, EnvironmentUnfitError, StartInterruptedError
 
 IGNORES = """
     import signal, time
@@ -243,6 +243,21 @@ async def test_what_cannot_be_started_is_one_sentence_and_leaves_nothing(
     with pytest.raises(EnvironmentUnfitError, match=f"{argv[0]} could not be started: .*(No such|Permission)"):
         await spawn(replace(command(tmp_path, lock, ""), argv=argv))
     assert await records(tmp_path) == []
+    assert await asyncio.to_thread(children) <= before
+
+
+async def test_a_guardian_killed_before_its_first_word_is_no_fault_of_the_program(
+    tmp_path: Path, lock: DeviceLock
+) -> None:
+    """Found by 200 rounds of `kill -9`: the job failed, where it was only to be tried again."""
+    before = await asyncio.to_thread(children)
+    task = asyncio.ensure_future(spawn(command(tmp_path, lock, IGNORES, role="trainer")))
+    while not (started := children() - before):  # in this thread: its interpreter takes longer to start than a look
+        await asyncio.sleep(0)
+    for pid in started:
+        psutil.Process(pid).kill()
+    with pytest.raises(StartInterruptedError, match="lost its guardian"):
+        await task
     assert await asyncio.to_thread(children) <= before
 
 

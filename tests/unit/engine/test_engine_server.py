@@ -226,5 +226,5 @@ async def test_the_openapi_document_lists_every_status(home: Path) -> None:
     assert {"200", "404", "409", "422"} <= routes["POST", "/sessions/{session_id}/cancel"]
     assert {"200", "503"} <= routes["GET", "/ready"]
     assert {"202", "404", "422"} <= routes["POST", "/evaluate"]
-    assert len(routes) == 53
+    assert len(routes) == 55
     assert json.dumps(document)

@@ -88,5 +88,12 @@ async def test_evidence_is_an_operation_and_promotes_nothing(home: Path, tmp_pat
         assert (evidence.verdict, evidence.tasks, evidence.wins) == (Verdict.NOT_PROVEN, 3, 0)
         assert evidence.adapter_rate.passed == evidence.incumbent_rate.passed == 3 and evidence.ood_delta == 0
         assert len(evidence.reports) == 4 and not evidence.contamination.checked
+        assert evidence.text is None and "scripted" in evidence.text_unmeasured, "it served no weights to look at"
+        again = await ended(
+            engine, await learning.evidence(request.model_copy(update={"seed": 1, "noise_floor": True}))
+        )
+        second = Evidence.model_validate(again.result)
+        assert (second.earlier_looks, second.threshold) == (1, 40) and second.noise is not None
+        assert (second.noise.compared, second.noise.disagreed) == (9, 0)
         answer = await http.post("/evidence", json={"adapter": "nobody", "suite": "mine"})
         assert answer.status_code == 404

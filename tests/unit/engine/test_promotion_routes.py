@@ -114,6 +114,23 @@ async def test_aliases_are_set_and_taken_away(home: Path, tmp_path: Path) -> Non
         assert problem(bad) == (422, "AdapterRejectedError")
 
 
+@pytest.mark.parametrize("name", ["sort@champion", "sort@previous"])
+async def test_a63_the_champion_is_not_set_by_hand(home: Path, tmp_path: Path, name: str) -> None:
+    """It would go round the evidence, unrecorded; and who must be beaten next could be chosen."""
+    async with api(home) as (engine, client):
+        await publish(engine, tmp_path, "a", "b")
+        refused = await client.post("/aliases", json={"name": name, "adapter_id": "a"})
+        assert problem(refused) == (409, "ConflictError") and "rune-tui promote" in refused.text
+        for number, adapter in enumerate(("a", "b")):
+            forced = await client.post("/promote", json={"adapter_id": adapter, "force": True})
+            assert forced.status_code == 200, number
+        before = (await client.get("/aliases")).json()
+        assert before == {"sort@champion": "b", "sort@previous": "a"}
+        taken = await client.post("/aliases", json={"name": name, "expected": before[name]})
+        assert problem(taken) == (409, "ConflictError")
+        assert (await client.get("/aliases")).json() == before
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [

@@ -19,7 +19,7 @@ from engine.errors import (
     ProviderError,
     RequestAbortedError,
 )
-from engine.evaluation.evaluator import GIVE_UP_AFTER
+from engine.evaluation.asking import GIVE_UP_AFTER
 from engine.evaluation.metrics import pass_at_k, wilson
 from engine.evaluation.reports import Reports
 from engine.inference.admitted import Answered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Protocol
 
 import pytest
 
@@ -109,49 +110,85 @@ def test_memoriser_gains_only_where_it_was_trained() -> None:
 # --- kill switch ---------------------------------------------------------------------------------------------
 
 
-class _Scores:
-    """Gives one score after the other, in sixtieths."""
-
-    def __init__(self, *passed: int) -> None:
-        self._passed = list(passed)
-        self.asked = 0
-
-    def __call__(self) -> Rate:
-        self.asked += 1
-        return wilson(self._passed.pop(0), 60)
+SETTINGS = KillSwitchSettings(cadence=100, samples=60)
 
 
-SETTINGS = KillSwitchSettings(enabled=True, cadence=100, samples=60)
+def halts(switch: Decides, *solved: int, total: int = 60) -> list[bool]:
+    """The first is the baseline."""
+    baseline, *later = (wilson(number, total) for number in solved)
+    return [switch.halts(baseline, now) for now in later]
+
+
+class Decides(Protocol):
+    def halts(self, baseline: Rate, now: Rate) -> bool: ...
+
+
+class AtMost(KillSwitch):
+    """A broken one: it compares with <= where the rule is strict."""
+
+    def halts(self, baseline: Rate, now: Rate) -> bool:
+        return Fraction(now.passed, now.total) <= Fraction(baseline.passed, baseline.total) - Fraction(5, 100)
+
+
+class Floats:
+    """A broken one: 0.6 - 0.05 is a little less than 0.55, and 0.57 - 0.05 a little less than 0.52."""
+
+    def halts(self, baseline: Rate, now: Rate) -> bool:
+        return now.value < baseline.value - 0.05
 
 
 def test_a78_kill_switch_halts_strictly_below_the_baseline_minus_delta() -> None:
     """The example of the specification: 0.60, then 0.55 goes on, then 0.40 halts."""
-    scores = _Scores(36, 33, 24)
-    switch = KillSwitch(SETTINGS, scores)
-    assert switch.baseline == wilson(36, 60)
-    assert [switch.halts(step) for step in (0, 50, 100, 150, 200)] == [False, False, False, False, True]
-    assert scores.asked == 3
+    switch = KillSwitch(SETTINGS)
+    assert halts(switch, 36, 33, 24) == [False, True]
+    assert halts(switch, 36, 32, 60) == [True, False]
+    assert halts(AtMost(SETTINGS), 36, 33, 24) == [True, True], "negative control: 0.55 of 0.60 is allowed"
 
 
-def test_a78_a_stable_score_never_halts() -> None:
-    switch = KillSwitch(SETTINGS, _Scores(*[36] * 20))
-    assert not any(switch.halts(step) for step in range(0, 1900, 100))
+def test_a78_the_limit_itself_is_allowed_at_every_baseline() -> None:
+    switch, total = KillSwitch(SETTINGS), 100
+    assert not any(halts(switch, solved, solved - 5, total=total)[0] for solved in range(5, 101))
+    assert all(halts(switch, solved, solved - 6, total=total)[0] for solved in range(6, 101))
+    wrong = [solved for solved in range(5, 101) if halts(Floats(), solved, solved - 5, total=total)[0]]
+    assert wrong, "negative control: with floats some of them halt"
 
 
-def test_a78_kill_switch_refuses_what_cannot_work() -> None:
-    with pytest.raises(ValueError, match="nothing to evaluate"):
-        KillSwitch(SETTINGS, None)
-    with pytest.raises(ValueError, match="one flipped problem"):
-        KillSwitch(KillSwitchSettings(enabled=True, samples=20), _Scores(1))
-    with pytest.raises(ValueError, match="cadence"):
-        KillSwitch(KillSwitchSettings(enabled=True, cadence=0), _Scores(1))
-    empty = iter([wilson(3, 60), wilson(0, 0)])
-    with pytest.raises(ValueError, match="no data"):
-        KillSwitch(SETTINGS, lambda: next(empty)).halts(100)
+def test_a78_a_stable_score_never_halts_and_a_better_one_neither() -> None:
+    assert not any(halts(KillSwitch(SETTINGS), 36, *[36] * 20, 40, 60))
 
 
-def test_a78_a_switch_that_is_off_measures_nothing() -> None:
-    scores = _Scores()
-    switch = KillSwitch(KillSwitchSettings(delta=Fraction(1, 1000)), scores)
-    assert not switch.halts(100)
-    assert (switch.baseline, scores.asked) == (None, 0)
+def test_a78_it_looks_at_multiples_of_the_cadence_and_not_before_the_first_step() -> None:
+    switch = KillSwitch(SETTINGS)
+    assert [step for step in range(301) if switch.is_due(step)] == [100, 200, 300]
+
+
+def test_a78_from_a_baseline_of_delta_nothing_can_be_lost() -> None:
+    switch = KillSwitch(SETTINGS)
+    assert [switch.can_halt(wilson(solved, 60)) for solved in (0, 3, 4)] == [False, False, True]
+    assert not any(halts(switch, 3, now)[0] for now in range(61)) and halts(switch, 4, 0) == [True]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (KillSwitchSettings(benchmark=""), "nothing to evaluate"),
+        (KillSwitchSettings(samples=0), "nothing to evaluate"),
+        (KillSwitchSettings(samples=20), "one flipped problem is 5.0%"),
+        (KillSwitchSettings(samples=40, delta=Fraction(1, 100)), "one flipped problem is 2.5%"),
+        (KillSwitchSettings(cadence=0), "cadence"),
+    ],
+)
+def test_a78_kill_switch_refuses_what_cannot_work(settings: KillSwitchSettings, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        KillSwitch(settings)
+
+
+def test_a78_so_many_samples_that_one_flipped_problem_never_halts() -> None:
+    fewest = KillSwitchSettings(samples=21)
+    assert not any(halts(KillSwitch(fewest), solved, solved - 1, total=21)[0] for solved in range(1, 22))
+
+
+def test_a78_no_data_is_no_verdict() -> None:
+    for solved in ((wilson(3, 60), wilson(0, 0)), (wilson(0, 0), wilson(3, 60))):
+        with pytest.raises(ValueError, match="no data"):
+            KillSwitch(SETTINGS).halts(*solved)

@@ -11,10 +11,11 @@ import pytest
 from engine.api_learning import Operation, OperationKind, Split, SuiteCheck, SuiteTask
 from engine.api_models import Case, CaseSuite, RunState
 from engine.evaluation.judge import Judge
-from engine.evaluation.suites import humaneval, runekit
+from engine.evaluation.suites import humaneval, inkwell, runekit
 from engine.evaluation.suites.check import CheckHandler
 from engine.evaluation.suites.files import dump_tasks
 from engine.evaluation.suites.library import Suites
+from engine.evaluation.suites.private_suite import PrivateSuite
 from engine.evaluation.suites.proving import BATCH, Prover, batches
 
 Steps = list[tuple[int, int]]
@@ -69,8 +70,9 @@ async def test_a81_built_in_suites_prove_themselves(check: Checker, name: str, s
     assert steps[-1] == (found.tasks, found.tasks) and steps == sorted(steps)
 
 
-async def test_a81_each_kind_of_runekit_task_proves_itself(judge: Judge) -> None:
-    tasks = (await asyncio.to_thread(runekit.SUITE.tasks, 9))[::25]
+@pytest.mark.parametrize("suite", [runekit.SUITE, inkwell.SUITE], ids=["runekit", "inkwell"])
+async def test_a81_each_kind_of_private_task_proves_itself(judge: Judge, suite: PrivateSuite) -> None:
+    tasks = (await asyncio.to_thread(suite.tasks, 9))[::25]
     assert {one.group for one in tasks} == {"in", "deeper", "paraphrase"}
     [batch] = batches(tasks)
     proofs = await Prover(judge).prove(batch)

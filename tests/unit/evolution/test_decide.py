@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 from support.learning_reports import DIGEST, planned
 
-from engine.api_evolution import Contamination, Evidence, Verdict
+from engine.api_evolution import Contamination, Evidence, TextDrift, Verdict
 from engine.api_learning import EvaluationReport, Split
 from engine.evaluation.overlap import Document, contamination
 from engine.evolution.decide import Measured, Rules, Versus, decide
+from engine.evolution.drift.figures import WORST
+from engine.evolution.noise import noise_floor
 
 CLEAN = Contamination(checked=True, rows=228, exact=0, near=0)
 RULES = Rules(resamples=400)
@@ -275,3 +277,93 @@ def test_the_worst_reason_stands_first() -> None:
     evidence = decide(_measured(MEMORISED, anchors=(), to_tier="project"), RULES)
     assert evidence.reasons[0].startswith("Memoriser")
     assert "no anchor" in evidence.reasons[1]
+
+
+# --- the general text, looks, the noise floor ----------------------------------------------------------------
+
+
+def _drift(before: float, after: float) -> TextDrift:
+    return TextDrift(
+        text_digest="0" * 64,
+        base_digest="1" * 64,
+        tokens=2000,
+        base_perplexity=before,
+        adapter_perplexity=after,
+        kl=0.1,
+    )
+
+
+def test_a_planted_regressor_on_general_text_is_refused_for_that_reason() -> None:
+    """It wins its gate and keeps its anchors, and ordinary text surprises it: 3.1 % more; 2.9 % more is kept."""
+    evidence = decide(_measured(text=_drift(20.0, 20.62)), RULES)
+    assert evidence.verdict is Verdict.REFUSED
+    assert evidence.reasons[0] == (
+        "Perplexity of the general text: 20.62 against 20 of the base model (+3.1%), KL drift 0.1 nats per token: "
+        "it may rise by 3.0%."
+    )
+    assert evidence.text is not None and evidence.text.rise == pytest.approx(0.031) and evidence.text_unmeasured == ""
+    kept = decide(_measured(text=_drift(20.0, 20.58)), RULES)  # negative control: only the perplexity differs
+    assert kept.verdict is Verdict.PROVEN and _says(kept, "Perplexity", "+2.9%", "kept")
+    assert (
+        decide(_measured(text=_drift(20.0, 20.62)), replace(RULES, max_perplexity_rise=0.04)).verdict is Verdict.PROVEN
+    )
+    assert decide(_measured(text=_drift(20.0, 15.0)), RULES).verdict is Verdict.PROVEN, "a fall is no loss"
+
+
+def test_a_candidate_that_gives_no_numbers_on_the_text_is_refused_in_few_words() -> None:
+    evidence = decide(_measured(text=_drift(20.0, WORST)), RULES)
+    assert evidence.verdict is Verdict.REFUSED and _says(evidence, "Perplexity", "times")
+    assert len(evidence.reasons[0]) < 200
+    assert Evidence.model_validate_json(evidence.model_dump_json()) == evidence
+
+
+def test_below_its_tier_a_rise_is_said_and_refuses_nothing() -> None:
+    risen = _measured(text=_drift(20.0, 60.0), to_tier="task")
+    evidence = decide(risen, RULES)
+    assert evidence.verdict is Verdict.PROVEN and _says(evidence, "+200.0%", "too much for the tier domain")
+    assert decide(risen, replace(RULES, perplexity_tier="task")).verdict is Verdict.REFUSED
+    for tier in ("domain", "project"):
+        assert decide(replace(risen, to_tier=tier), RULES).verdict is Verdict.REFUSED
+    assert decide(replace(risen, to_tier="domain"), replace(RULES, perplexity_tier="project")).verdict is Verdict.PROVEN
+
+
+def test_a_perplexity_that_was_not_measured_is_said_and_does_not_block() -> None:
+    evidence = decide(_measured(text=None, text_unmeasured="900 MiB are free."), RULES)
+    assert evidence.verdict is Verdict.PROVEN
+    assert (evidence.text, evidence.text_unmeasured) == (None, "900 MiB are free.")
+    assert _says(evidence, "Perplexity", "not measured: 900 MiB are free.") and not _says(
+        evidence, "Perplexity", "kept"
+    )
+
+
+def test_earlier_looks_raise_what_must_be_reached() -> None:
+    """Seven straight wins are E = 31.875: enough at the first look, too little at the second, of which 40 is asked."""
+    first, second = decide(_few(7, 0), RULES), decide(replace(_few(7, 0), earlier_looks=1), RULES)
+    assert (first.verdict, first.threshold, first.earlier_looks) == (Verdict.PROVEN, 20, 0)
+    assert first.e_value == pytest.approx(255 / 8)
+    assert (second.verdict, second.threshold, second.earlier_looks) == (Verdict.NOT_PROVEN, 40, 1)
+    assert _says(second, "looked at once before") and not _says(first, "looked at")
+    assert decide(replace(_few(8, 0), earlier_looks=1), RULES).verdict is Verdict.PROVEN, "E = 511/9 = 56.8"
+    assert decide(replace(_few(8, 0), earlier_looks=2, candidates=3), RULES).threshold == 20 * 3 * 3
+
+
+def test_the_noise_floor_is_the_incumbent_against_itself() -> None:
+    """Of 100 tasks that decide it does 3, 0 and 6 otherwise under three other seeds: 9 of 300."""
+    again = tuple(
+        planned({"in": "p" * n + "f" * (100 - n), "deeper": "p" * 60}, seed=seed, suite_digest=f"{seed}" * 64,
+                sampling={"temperature": 0.0, "seed": seed})
+        for seed, n in ((7, 3), (8, 0), (9, 6))
+    )  # fmt: skip
+    evidence = decide(_measured(again=again), RULES)
+    noise = evidence.noise
+    assert noise is not None and (noise.seeds, noise.compared, noise.disagreed) == ((7, 8, 9), 300, 9)
+    assert noise.rate == pytest.approx(0.03) and noise.low < 0.03 < noise.high
+    assert evidence.verdict is Verdict.PROVEN and {report.key for report in again} <= set(evidence.reports)
+    assert decide(_measured(), RULES).noise is None
+
+
+def test_a_noise_floor_of_somebody_else_is_no_noise_floor() -> None:
+    with pytest.raises(ValueError, match="not the same adapter"):
+        noise_floor(planned(BASE_FAILS), [_of_adapter(BASE_FAILS, seed=4)])
+    with pytest.raises(ValueError, match="cannot be compared"):
+        noise_floor(planned(BASE_FAILS), [planned(BASE_FAILS, seed=4, split=Split.SELECTION)])

@@ -132,11 +132,91 @@ async def test_a_suite_without_a_gate_and_an_unknown_one_are_refused(world: Worl
         await gather(world, anchors=("nothing",))
 
 
-async def test_gathering_changes_nothing(world: World) -> None:
-    await world.adapter("a", 0.9)
+async def test_gathering_changes_nothing_but_the_count_of_looks(world: World) -> None:
+    adapter = await world.adapter("a", 0.9)
     before = await world.journal.last_sequence()
     await gather(world)
-    assert await world.journal.last_sequence() == before
+    (event,) = await world.journal.replay(since=before, limit=10)
+    assert event.subject == f"evidence/{adapter.digest[:16]}"
+    assert (event.payload["suite"], event.payload["seed"]) == (SUITE, 0)
+    assert await world.registry.get("a") == adapter
+
+
+async def test_another_seed_is_another_look_and_the_same_seed_is_the_same(world: World) -> None:
+    """learning.md 4.3: with n earlier looks the e-value must reach 20 (n + 1)."""
+    await world.adapter("a", 0.9)
+    thresholds = [(await gather(world, seed=seed)).threshold for seed in (0, 1, 0, 2, 1)]
+    assert thresholds == [20, 40, 20, 60, 40]
+    third = await gather(world, seed=2)
+    assert third.earlier_looks == 2 and any("looked at 2 times before" in reason for reason in third.reasons)
+
+
+async def test_looks_are_of_one_candidate_and_one_suite(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from support import evolution_house
+
+    monkeypatch.setitem(evolution_house.SIZES, "other", evolution_house.SIZES[SUITE])
+    for name in ("a", "b"):
+        await world.adapter(name, 0.9)
+        assert (await gather(world, name)).threshold == 20
+    assert (await gather(world, suite="other", seed=1)).threshold == 20
+    assert (await gather(world, "b", seed=1)).threshold == 40
+
+
+async def test_looks_outlast_the_engine_and_a_look_that_was_broken_off_counts(tmp_path: Path) -> None:
+    async with open_world(tmp_path / "home") as world:
+        await world.adapter("a", 0.9)
+
+        async def stop() -> None:
+            raise InputError("stopped")
+
+        world.exam.checkpoint = stop
+        with pytest.raises(InputError, match="stopped"):
+            await gather(world, seed=5)
+    async with open_world(tmp_path / "home", seed=4) as world:
+        world.exam.skills["a"] = skilled(0.9)
+        assert (await gather(world, seed=6)).threshold == 40
+        assert (await gather(world, seed=5)).threshold == 20
+
+
+async def test_a_duel_that_counts_as_a_second_look_goes_on_until_it_proves_enough(world: World) -> None:
+    """The duel itself knows the higher threshold: 25 tasks are no end where what they prove is too little."""
+    world.exam.skills["base"] = skilled(0.3)
+    await world.adapter("a", 0.43)
+    first, second = await gather(world, seed=0), await gather(world, seed=1)
+    assert (first.wins, first.tasks, first.e_value) == (7, 25, pytest.approx(255 / 8))
+    assert (second.wins, second.tasks, second.e_value) == (8, 50, pytest.approx(511 / 9))
+
+
+async def test_a_planted_regressor_on_general_text_is_refused_the_domain(world: World) -> None:
+    await world.adapter("a", 0.9)
+    assert (await gather(world)).verdict is Verdict.PROVEN, "not measured does not block"
+    world.prose.rises["a"] = 0.05
+    found = await gather(world)
+    assert found.verdict is Verdict.REFUSED and found.reasons[0].startswith("Perplexity of the general text")
+    assert found.text is not None and found.text.rise == pytest.approx(0.05)
+    world.prose.rises["a"] = 0.02
+    assert (await gather(world)).verdict is Verdict.PROVEN
+
+
+async def test_why_the_text_was_not_measured_stands_in_the_evidence(world: World) -> None:
+    await world.adapter("a", 0.9)
+    found = await gather(world)
+    assert (found.text, found.text_unmeasured) == (None, "There is no base model here.")
+    assert any("not measured: There is no base model here." in reason for reason in found.reasons)
+
+
+async def test_the_noise_floor_is_measured_when_it_is_asked_for_and_only_of_the_incumbent(world: World) -> None:
+    """Three evaluations more, on the tasks of the duel; they are no looks at the candidate."""
+    world.exam.skills["base"] = skilled(0.1)
+    await world.adapter("a", 0.9)
+    assert (await gather(world)).noise is None
+    plain = len(world.exam.asked)
+    found = await gather(world, noise_floor=True)
+    more = world.exam.asked[2 * plain :]
+    assert len(more) == 3 and {(one.adapter, one.limit) for one in more} == {("base", 25)}
+    assert found.noise is not None and found.noise.seeds == tuple(one.seed for one in more)
+    assert len({*found.noise.seeds, 0}) == 4 and (found.noise.compared, found.noise.disagreed) == (75, 0)
+    assert (await gather(world, seed=1)).earlier_looks == 1
 
 
 def test_settled_asks_for_more_than_an_e_value() -> None:

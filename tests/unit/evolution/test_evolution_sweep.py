@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.evolution_house import TASK_TYPE, World, open_world, skilled
+from support.evolution_house import TASK_TYPE, World, open_world, skilled, tell_nobody
 
 from engine.api_learning import Split
 from engine.errors import InputError, RuneError
-from engine.evolution.merging.spec import MergeRefusedError
+from engine.evolution.merging.spec import Learning, MergeRefusedError
 from engine.evolution.records import Outcome
+from engine.evolution.sweep import sweep
 from registry.models import Tier
 
 GOOD = (0.9, 0.8, 0.7, 0.65, 0.6)
@@ -243,3 +245,28 @@ async def test_every_step_is_an_event_and_is_undone_by_history(world: World) -> 
     assert child.tier is Tier.TASK and (await world.registry.get_champions(TASK_TYPE)).champion is None
     await world.registry.undo()
     assert (await world.registry.get(found.child)).fitness_score is None, "and its score"
+
+
+async def test_a_sweep_by_cat_learned_learns_its_scalars_from_the_suite(tmp_path: Path) -> None:
+    """What it learns from is prepared by the request that is merged by; other methods are given nothing."""
+    async with open_world(tmp_path / "learned", "evolution.method=cat-learned") as world:
+        await world.population(*GOOD)
+        found = (await world.sweep()).task_types[TASK_TYPE]
+        assert found.merged == 1, found.reasons
+        (learning,) = world.nursery.learned_from
+        assert learning is not None and [one.group for one in learning.examples] == ["lists"]
+    async with open_world(tmp_path / "ties") as world:
+        await world.population(*GOOD)
+        await world.sweep()
+        assert world.nursery.learned_from == [None]
+
+
+async def test_a_sweep_whose_suite_teaches_nothing_says_so_and_merges_nothing(tmp_path: Path) -> None:
+    async def nothing(*_: object) -> Learning:
+        raise InputError("lists has no tasks with a reference solution to learn scalars from; name a --suite.")
+
+    async with open_world(tmp_path / "home", "evolution.method=cat-learned") as world:
+        await world.population(*GOOD)
+        parts = replace(world.parts, prepare=nothing)
+        found = (await sweep(parts, "evolve-1", world.request(), tell_nobody)).task_types[TASK_TYPE]
+        assert found.merged == 0 and any("no tasks with a reference solution" in reason for reason in found.reasons)

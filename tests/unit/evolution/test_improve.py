@@ -150,7 +150,9 @@ class Loop:
         )
         world = self.world
         promotions = Promotions(world.registry, self.gatherer.operations)
-        parts = Parts(self.suites, self.solver, self.trainer, self.gatherer, world.registry, promotions)
+        parts = Parts(
+            self.suites, self.solver, self.trainer, self.gatherer, world.registry, promotions, world.parts.clock
+        )
         return await ImproveHandler(parts).run(asked, tell_nobody)
 
 
@@ -314,24 +316,46 @@ async def test_resumed_after_a_failure_it_does_nothing_twice(world: World) -> No
     assert len(await world.registry.get_promotions(report.adapter_id or "")) == 1
 
 
+async def test_a_champion_that_came_meanwhile_is_not_pushed_aside_and_the_report_says_so(world: World) -> None:
+    """The evidence is against the base model; who serves now was never beaten. Resumed, it ends the same."""
+    one = loop(world)
+    gather = one.gatherer.gather
+
+    async def overtaken(request: EvidenceRequest, progress: Progress) -> tuple[str, Evidence]:
+        found = await gather(request, progress)
+        if (await world.registry.get_champions(TASK_TYPE)).champion is None:
+            await world.adapter("rival", 0.9)
+            await world.registry.set_alias(f"{TASK_TYPE}@champion", "rival")
+        return found
+
+    one.gatherer.gather = overtaken  # type: ignore[method-assign]  # somebody promotes in this very moment
+    for _ in range(2):
+        report = await one.improve()
+        assert not report.rounds[0].promoted
+        assert "rival" in report.rounds[0].reason, report.rounds[0].reason
+        assert report.adapter_id == "rival"
+    assert await world.registry.get_promotions(report.rounds[0].adapter_id or "") == []
+
+
 async def test_a_suite_without_tasks_to_learn_from_is_refused(world: World) -> None:
     with pytest.raises(InputError, match="no task to learn from"):
         await loop(world).improve(suite="general")
 
 
-async def test_progress_rises_to_the_whole(world: World) -> None:
+@pytest.mark.parametrize(("model", "explore"), [(never, True), (after_round_one, True), (after_round_one, False)])
+async def test_progress_rises_to_the_whole(world: World, model: Skill, explore: bool) -> None:
     told: list[tuple[int, int]] = []
 
     async def tell(done: int, total: int, note: str = "") -> None:
         told.append((done, total))
 
-    one = loop(world)
-    request = ImproveRequest(suite=SUITE).model_dump(mode="json")
+    one = loop(world, model, [(0.5, 0.0), (1.0, 0.6)])
+    request = ImproveRequest(suite=SUITE, rounds=2, explore=explore).model_dump(mode="json")
     asked = Operation(
         id="improve-1", kind=OperationKind.IMPROVE, state=RunState.RUNNING, request=request, created_at="2026"
     )
     promotions = Promotions(world.registry, one.gatherer.operations)
-    parts = Parts(one.suites, one.solver, one.trainer, one.gatherer, world.registry, promotions)
+    parts = Parts(one.suites, one.solver, one.trainer, one.gatherer, world.registry, promotions, world.parts.clock)
     await ImproveHandler(parts).run(asked, tell)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert told[-1] == (100, 100)
+    assert told[-1] == (200, 200)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from support.merging_house import (
     LIMITS,
     SHAPES,
@@ -20,16 +24,17 @@ from support.merging_house import (
     write_pairs,
 )
 
-from engine.api_evolution import MergeMethod, MergeSpace
+from engine.api_evolution import MergeMethod, MergeRequest, MergeSpace
 from engine.evolution.merging.factors import AdapterFactors
 from engine.evolution.merging.job import make_random, measure, merge
 from engine.evolution.merging.spec import Cosines, Limits, MergeRefusedError, RandomAdapter
 from registry.adapter_config import parse_config
 from registry.errors import AdapterRejected
-from registry.safeload import AdapterLimits
+from registry.safeload import AdapterLimits, load_tensors
 
 ALL = [method for method in MergeMethod if method is not MergeMethod.CAT_LEARNED]
 FULL = 12
+THOUSANDS = 2000
 
 
 def close(first: Any, second: Any, tolerance: float = 1e-5) -> bool:
@@ -80,12 +85,12 @@ def test_rank_and_alpha_patterns_are_read_as_peft_means_them(tmp_path: Path) -> 
         rank_pattern={"layers.1.q_proj": 4},
         alpha_pattern={"v_proj": 6},
     )
-    with AdapterFactors(parent, AdapterLimits(1 << 20, 8)) as adapter:
-        for module, scale in (("layers.0.q_proj", 1), ("layers.0.v_proj", 3), ("layers.1.q_proj", 0.5)):
-            factors = adapter.factors(module)
-            assert factors is not None and close(factors.dense(), deltas(pairs, scale)[module])
-        assert adapter.rank == 4
-        assert adapter.factors("layers.9.q_proj") is None
+    adapter = AdapterFactors(parent, AdapterLimits(1 << 20, 8))
+    for module, scale in (("layers.0.q_proj", 1), ("layers.0.v_proj", 3), ("layers.1.q_proj", 0.5)):
+        factors = adapter.factors(module)
+        assert factors is not None and close(factors.dense(), deltas(pairs, scale)[module])
+    assert adapter.rank == 4
+    assert adapter.factors("layers.9.q_proj") is None
 
 
 @pytest.mark.parametrize("space", list(MergeSpace))
@@ -163,16 +168,34 @@ def test_adapters_of_zeros_are_neutral_and_alone_they_are_refused(tmp_path: Path
     assert not (tmp_path / "nothing").exists()
 
 
-def test_two_hundred_adapters_of_rank_1_are_merged(tmp_path: Path) -> None:
-    """Together they span more than the matrices have: the core is then as large as the matrix, and still exact."""
-    files = [write_pairs(tmp_path / f"a{seed}", random_pairs(seed, 1)) for seed in range(200)]
-    merge(spec_of(tmp_path / "out", *files, rank=FULL), ignore, never)
-    dense = sum(delta_of(seed, "layers.0.q_proj") for seed in range(200)) / 200
-    assert close(read_deltas(tmp_path / "out")["layers.0.q_proj"], dense, 1e-4)
+@pytest.fixture
+def few_files() -> Iterator[None]:
+    """As few open files as a process has where nobody raised the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def delta_of(seed: int, module: str) -> Any:
-    return deltas(random_pairs(seed, 1))[module]
+@pytest.mark.usefixtures("few_files")
+@pytest.mark.parametrize("method", [MergeMethod.CAT, MergeMethod.TIES])
+def test_thousands_of_adapters_of_rank_1_are_merged(tmp_path: Path, method: MergeMethod) -> None:
+    """Together they span more than the matrix has: the core is then as large as it, and still exact. They are more
+    than the files that a process may have open."""
+    shapes = {"layers.0.q_proj": (12, 10)}
+    files = [write_pairs(tmp_path / f"a{seed}", random_pairs(seed, 1, shapes)) for seed in range(THOUSANDS)]
+    said = merge(spec_of(tmp_path / "out", *files, rank=FULL, method=method, density=1.0), ignore, never)
+    assert len(said.weights) == len(said.parent_cosines) == THOUSANDS
+    if method is MergeMethod.CAT:
+        dense = sum(deltas(random_pairs(seed, 1, shapes))["layers.0.q_proj"] for seed in range(THOUSANDS)) / THOUSANDS
+        assert close(read_deltas(tmp_path / "out")["layers.0.q_proj"], dense, 1e-4)
+
+
+def test_a_request_takes_sixty_four_adapters_and_no_more() -> None:
+    names = [f"a{number}" for number in range(65)]
+    assert len(MergeRequest.model_validate({"adapters": names[:64]}).adapters) == 64
+    with pytest.raises(ValidationError, match="at most 64"):
+        MergeRequest.model_validate({"adapters": names})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -183,6 +206,32 @@ def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path, value: 
     with pytest.raises(AdapterRejected, match=r"bad: tensor .*layers\.0\.q_proj.* infinite or not a number"):
         merge(spec_of(tmp_path / "out", *files), ignore, never)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("space", list(MergeSpace))
+@pytest.mark.parametrize("method", ALL)
+def test_huge_values_are_merged_or_refused_in_words(tmp_path: Path, method: MergeMethod, space: MergeSpace) -> None:
+    """Each value is a float32 and finite; their products need not be."""
+    files = []
+    for seed, name in enumerate("ab"):
+        pairs = {module: (b * np.float32(1e30), a * np.float32(1e30)) for module, (b, a) in random_pairs(seed).items()}
+        files.append(write_pairs(tmp_path / name, pairs))
+    spec = spec_of(tmp_path / "out", *files, method=method, space=space)
+    if space is MergeSpace.CORE or method in (MergeMethod.LINEAR, MergeMethod.CAT):
+        assert 0 < merge(spec, ignore, never).retained_energy <= 1
+        tensors = load_tensors(tmp_path / "out" / "adapter_model.safetensors", AdapterLimits(1 << 20, 64))
+        assert all(np.isfinite(array).all() for array in tensors.values())
+    else:
+        with pytest.raises(ValueError, match="beyond what float32 holds"):
+            merge(spec, ignore, never)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_scale_that_makes_values_infinite_is_refused_by_name(tmp_path: Path) -> None:
+    pairs = {module: (b * np.float32(1e37), a) for module, (b, a) in random_pairs(0).items()}
+    parent = write_pairs(tmp_path / "a", pairs, lora_alpha=1e6)
+    with pytest.raises(AdapterRejected, match=r"a: layers.* times its scale is beyond what float32 holds"):
+        merge(spec_of(tmp_path / "out", parent), ignore, never)
 
 
 @pytest.mark.parametrize(
@@ -216,17 +265,18 @@ def test_a_file_that_is_not_the_published_one_is_refused(tmp_path: Path) -> None
         merge(spec_of(tmp_path / "out", parent), ignore, never)
 
 
-def test_a_file_that_changes_after_its_scan_is_noticed_when_it_is_not_finite(tmp_path: Path) -> None:
-    parent = write_pairs(tmp_path / "a", random_pairs(0))
+@pytest.mark.parametrize("how", ["written", "replaced"])
+def test_a_file_that_changes_after_its_scan_is_noticed(tmp_path: Path, how: str) -> None:
+    parent, other = (write_pairs(tmp_path / name, random_pairs(seed)) for seed, name in enumerate("ab"))
     weights = parent.directory / "adapter_model.safetensors"
-    with AdapterFactors(parent, AdapterLimits(1 << 20, 8)) as adapter:
-        length = weights.stat().st_size
-        with weights.open("r+b") as file:
-            file.seek(length - 4 * 36)
-            file.write(np.full(36, np.nan, "<f4").tobytes())
-        with pytest.raises(AdapterRejected, match="not a number"):
-            for module in SHAPES:
-                adapter.factors(module)
+    adapter = AdapterFactors(parent, AdapterLimits(1 << 20, 8))
+    assert adapter.factors("layers.0.q_proj") is not None
+    if how == "replaced":
+        (other.directory / weights.name).replace(weights)
+    else:
+        os.utime(weights, ns=(0, 1))  # whatever the clock's grain, a write moves it
+    with pytest.raises(AdapterRejected, match="a: its weights were changed"):
+        adapter.factors("layers.0.q_proj")
 
 
 def test_shapes_of_different_models_are_refused(tmp_path: Path) -> None:

@@ -166,6 +166,32 @@ def test_peft_loads_the_result_and_its_logits_are_those_of_the_patched_model(
     assert float((before - expected).abs().max()) > 0.1, "the adapter changes nothing: the comparison proves nothing"
 
 
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_an_imported_adapter_with_patterns_does_what_peft_does_with_them(
+    bench: Bench, tmp_path: Path, use_rslora: bool
+) -> None:
+    """Ranks and alphas of some modules' own: made plain by the registry, and the same delta in every module."""
+    from support.patterned import made_plain
+
+    patterns = {
+        "rank_pattern": {"layers.1.self_attn.q_proj": 2, "mlp.down_proj": 7},
+        "alpha_pattern": {"layers.0.self_attn.q_proj": 5, "v_proj": 1},
+    }
+    ranks = {"model.layers.1.self_attn.q_proj": 2} | {f"model.layers.{n}.mlp.down_proj": 7 for n in range(2)}
+    pairs = {m: random_pairs(3, ranks.get(m, RANK), {m: shape})[m] for m, shape in SHAPES.items()}
+    values = {"r": RANK, "lora_alpha": 3, "use_rslora": use_rslora, "base_model_name_or_path": "tiny", **patterns}
+    parent = write_pairs(tmp_path / "patterned", pairs, **values)
+    bench.model.load_adapter(parent.directory, adapter_name="patterned")
+    theirs = {
+        module: bench.model.base_model.model.get_submodule(module).get_delta_weight("patterned").detach().numpy()
+        for module in SHAPES
+    }
+    bench.model.delete_adapter("patterned")
+    assert distance(read_deltas(made_plain(parent.directory, tmp_path / "plain")), theirs) < 1e-5
+    ours = merged(Bench(bench.base, {}, [parent], None), tmp_path / "out", MergeMethod.LINEAR, 7)
+    assert distance(ours, theirs) < 1e-5, "read as it is, by a merge"
+
+
 def test_cat_learned_leaves_out_the_adapter_that_does_harm(bench: Bench, tmp_path: Path) -> None:
     """One adapter is a gradient step towards the examples, the other is noise: the scalars tell them apart."""
     from engine.evolution.merging.objective import learn_weights

@@ -11,6 +11,7 @@ from support.evidence_house import evidence
 from support.evolution_house import TASK_TYPE, World, open_world
 
 from engine.api_evolution import Verdict
+from engine.api_learning import REHEARSAL
 from engine.api_models import RunState, SessionRecord, TaskMode, TaskSpec
 from engine.errors import ConflictError
 from engine.evolution.learned import Learned
@@ -30,6 +31,9 @@ async def world(home: Path) -> AsyncIterator[World]:
         yield opened
 
 
+ELSEWHERE = "inkwell: cut 4 letters, then turn the word round."
+
+
 def picker(world: World, base: str = SAMPLE_BASE_MODEL, **settings: object) -> Picker:
     section = world.config.evolution.model_copy(update=settings)
     learned = Learned(world.db, world.registry, DataStore(world.home / "training"))
@@ -43,8 +47,15 @@ def session(prompt: str = LIKE, task_type: str = TASK_TYPE, **fields: object) ->
     return SessionRecord.model_validate({**values, **fields})
 
 
-async def promoted(world: World, name: str = "kit", verdict: Verdict = Verdict.PROVEN, *, forced: bool = False) -> None:
-    await world.lesson(name, *PROMPTS)
+async def promoted(
+    world: World,
+    name: str = "kit",
+    verdict: Verdict = Verdict.PROVEN,
+    *,
+    forced: bool = False,
+    besides: tuple[str, ...] = (),
+) -> None:
+    await world.lesson(name, *PROMPTS, *besides)
     adapter = await world.adapter(name, 1.0, trained=False)
     found = evidence(name, adapter.digest, verdict=verdict, to_tier="task").model_dump(mode="json")
     await world.registry.promote(name, Tier.TASK, "", evidence=found, forced=forced)
@@ -60,6 +71,26 @@ async def test_the_proven_champion_gets_the_tasks_that_are_like_what_it_learned(
     adapter, reason = await chosen(world, session())
     assert adapter == "kit"
     assert "champion" in reason and "proven" in reason
+
+
+async def test_what_an_adapter_rehearsed_is_not_what_it_is_for(world: World) -> None:
+    """Rows of the other domain hold it where the base model is; all of them count as learned from, none as its own."""
+    rows = tuple(f"inkwell: turn the word round, then cut {number} letters." for number in range(10))
+    rehearsed = tuple(f"{REHEARSAL}inkwell/t: {row}" for row in rows)  # a lesson's tasks are called as its prompts
+    await promoted(world, besides=rehearsed)
+    assert (await chosen(world, session()))[0] == "kit"
+    adapter, reason = await chosen(world, session(ELSEWHERE))
+    assert adapter is None and "unlike" in reason
+    learned = Learned(world.db, world.registry, DataStore(world.home / "training"))
+    documents, taught = await learned.documents("kit"), await learned.taught("kit")
+    assert documents is not None and taught is not None and (len(documents), len(taught)) == (20, 10)
+
+
+async def test_negative_control_rows_of_another_domain_without_the_mark_make_an_adapter_one_for_it(
+    world: World,
+) -> None:
+    await promoted(world, besides=tuple(f"inkwell: turn the word round, then cut {n} letters." for n in range(10)))
+    assert (await chosen(world, session(ELSEWHERE)))[0] == "kit"
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,11 @@ NOTHING: dict[str, object] = {
 }  # fmt: skip
 RATE = RateRecord(passed=92, total=100, value=0.92, low=0.85, high=0.959)
 REPORT = EvaluationReport(
-    key="k", suite="mine", suite_digest="s", split=Split.GATE, seed=3, adapter="kit", adapter_digest="d" * 64,
-    digest_proven=True, base_model="tiny", backend="llamacpp", sampling={"temperature": 0.8}, tasks=100,
-    samples_per_task=5, k=5, pass_at_1=RATE, pass_at_k=0.975, by_group={"in": RATE}, by_template={}, infrastructure=2,
-    no_data=False, tokens=1234, seconds=61.4, sampled=(), created_at="",
+    key="k", suite="mine", suite_digest="s" * 64, split=Split.GATE, seed=3, adapter="kit", adapter_digest="d" * 64,
+    digest_proven=True, base_model="tiny", backend="llamacpp", sampling={"temperature": 0.8, "max_tokens": 256},
+    tasks=100, samples_per_task=5, k=5, pass_at_1=RATE, pass_at_k=0.975, by_group={"in": RATE},
+    by_template={"flim-nab": RATE}, infrastructure=2, no_data=False, tokens=1234, seconds=61.4, sampled=(),
+    created_at="",
 )  # fmt: skip
 
 
@@ -63,13 +64,16 @@ def test_a84_a_report_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     lines = report_lines(REPORT)
     assert lines[0] == "kit (dddddddddddd, proven by the server) on mine gate, seed 3"
     assert lines[1:4] == [
-        "tiny on llamacpp; 100 tasks, 5 of each", "pass@1 92/100 = 0.920 [0.850, 0.959]", "pass@5 0.975"
+        "tiny on llamacpp; 100 tasks (ssssssssssss), 5 of each, temperature 0.8, at most tokens 256",
+        "pass@1 92/100 = 0.920 [0.850, 0.959]", "pass@5 0.975"
     ]  # fmt: skip
     assert "2 samples say nothing" in lines[4]
     unproven = report_lines(REPORT.model_copy(update={"digest_proven": False, "no_data": True, "k": 1}))
     assert "not proven" in unproven[0] and "no data" in unproven[-2] and not any("pass@5" in line for line in unproven)
     show_report(REPORT.model_dump(mode="json"))
     assert capsys.readouterr().out.splitlines()[-1].split() == ["in", "92/100", "0.920", "0.850", "-", "0.959"]
+    show_report(REPORT.model_dump(mode="json"), clusters=True)
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["flim-nab", "92/100", "0.920", "0.850", "-", "0.959"]
 
 
 def test_without_a_terminal_a_line_now_and_then_and_the_last_once(capsys: pytest.CaptureFixture[str]) -> None:

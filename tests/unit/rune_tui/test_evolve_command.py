@@ -9,7 +9,10 @@ from engine.api_evolution import (
     Contamination,
     ControlResult,
     Evidence,
+    EvidenceRequest,
+    NoiseFloor,
     SweepSummary,
+    TextDrift,
     TypeSummary,
     Verdict,
 )
@@ -88,6 +91,43 @@ def test_a_bad_option_of_evidence_is_named() -> None:
         with pytest.raises(InputError) as refused:
             evidence_command.read_request(good | options)
         assert str(refused.value).startswith(sentence)
+
+
+def test_every_tier_can_be_named_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiers go task, domain, project: the command takes each, and turns it into the request's."""
+    asked: list[EvidenceRequest] = []
+
+    def read(options: dict[str, object]) -> EvidenceRequest:
+        asked.append(read_request(options))
+        raise InputError("read, and no engine is needed")
+
+    read_request = evidence_command.read_request
+    monkeypatch.setattr(evidence_command, "read_request", read)
+    for tier in ("task", "domain", "project"):
+        assert run(["evidence", "a", "--suite", "lists", "--to", tier, "--noise-floor"]) == ExitCode.USAGE
+    assert [one.to_tier for one in asked] == ["task", "domain", "project"]
+    assert all(one.noise_floor for one in asked)
+    assert run(["evidence", "a", "--suite", "lists", "--to", "galaxy"]) == ExitCode.USAGE and len(asked) == 3
+
+
+def test_evidence_shows_looks_noise_and_the_general_text() -> None:
+    drift = TextDrift(
+        text_digest="0" * 64,
+        base_digest="0" * 64,
+        tokens=2021,
+        base_perplexity=21.19,
+        adapter_perplexity=21.49,
+        kl=0.017,
+    )
+    noise = NoiseFloor(seeds=(1, 2, 3), compared=75, disagreed=3, rate=0.04, low=0.014, high=0.111)
+    lines = evidence_command.evidence_lines(
+        EVIDENCE.model_copy(update={"text": drift, "noise": noise, "earlier_looks": 1, "threshold": 40.0})
+    )
+    assert "9 wins, 1 losses, 15 ties of 25 tasks; e-value 31.2 of 40 (look 2)" in lines
+    assert "difference +0.320 [+0.100, +0.500]; base differs from itself by 0.040 [0.014, 0.111]" in lines
+    assert "general text: perplexity 21.49 against 21.19 (+1.4%), KL drift 0.017 nats per token" in lines
+    unknown = evidence_command.evidence_lines(EVIDENCE.model_copy(update={"text_unmeasured": "No room."}))
+    assert "general text: not measured: No room." in unknown
 
 
 def test_usage_errors_have_the_usage_code() -> None:

@@ -42,6 +42,7 @@ def test_the_options_make_the_request() -> None:
         ({"density": 1.5}, "--density 1.5"),
         ({"rank": 0}, "--rank 0"),
         ({"adapters": ("a", "../b")}, "adapter '../b'"),
+        ({"adapters": tuple(f"a{n}" for n in range(65))}, "At most 64 adapters are merged at once"),
     ],
 )
 def test_what_is_not_valid_is_said_by_its_option(changed: dict[str, Any], reason: str) -> None:

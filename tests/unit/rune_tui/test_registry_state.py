@@ -6,11 +6,12 @@ import pytest
 from support.evidence_house import evidence
 from support.fake_engine import adapter, status
 
-from engine.api_evolution import Change, Contamination, PromotionCase, Verdict
+from engine.api_evolution import Change, Contamination, NoiseFloor, PromotionCase, Verdict
 from engine.api_models import Event
 from rune_tui.promotion_text import Weight, case_lines, change_text
 from rune_tui.registry_state import MAX_OPERATIONS, ended_since
 from rune_tui.state import Item, Snapshot, State, apply_all, select_adapter
+from rune_tui.widgets.adapter_rows import operation_text
 
 
 def event(number: int, subject: str, payload: dict[str, object], kind: str = "updated") -> Event:
@@ -60,20 +61,26 @@ def test_only_an_adapter_can_be_selected() -> None:
 
 def test_an_operation_is_followed_from_its_events_to_its_end() -> None:
     state = loaded(event(1, "operation/merge-1", {"id": "merge-1", "state": "queued", "reason": ""}, "created"))
-    assert [one.text for one in state.registry.running] == ["merge-1 queued"]
+    assert [operation_text(one) for one in state.registry.running] == ["merge-1 queued"]
     going = apply_all(
         state,
         [
             event(2, "operation/merge-1", {"state": "running"}),
-            event(3, "operation/merge-1", {"done": 3, "total": 12, "eta_seconds": None, "note": "layer 3"}),
+            event(3, "operation/merge-1", {"done": 3, "total": 12, "eta_seconds": 75.0, "note": "layer 3"}),
         ],
     )
-    assert [one.text for one in going.registry.running] == ["merge-1 3/12 layer 3"]
+    assert [operation_text(one) for one in going.registry.running] == ["merge-1 3/12 1:15 left layer 3"]
     assert ended_since(state.registry, going.registry) == ()
     ended = apply_all(going, [event(4, "operation/merge-1", {"state": "failed", "reason": "NaN."})])
     [one] = ended_since(going.registry, ended.registry)
     assert (one.state.value, one.reason, ended.registry.running) == ("failed", "NaN.", ())
     assert ended_since(ended.registry, apply_all(ended, [event(5, "attempt/1", {})]).registry) == ()
+
+
+def test_an_operation_that_began_before_this_terminal_runs_when_it_says_how_far_it_is() -> None:
+    told: dict[str, object] = {"done": 1, "total": 4, "eta_seconds": None, "note": ""}
+    state = loaded(event(1, "operation/improve-1", told))
+    assert [operation_text(one) for one in state.registry.running] == ["improve-1 1/4"]
 
 
 @pytest.mark.parametrize("payload", [{"done": "many"}, {"state": "dancing"}, {"reason": 3}, {}])
@@ -96,6 +103,9 @@ def test_operations_that_ended_leave_first() -> None:
 # --- words ---
 
 
+NOISE = NoiseFloor(seeds=(1, 2, 3), compared=75, disagreed=3, rate=0.04, low=0.014, high=0.111)
+
+
 def case(**changes: object) -> PromotionCase:
     found = evidence("a", **changes)
     return PromotionCase(
@@ -116,6 +126,10 @@ def test_a_case_in_words_ends_with_what_speaks_against_it() -> None:
     [
         ({"memoriser": True}, "a memoriser", Weight.BAD),
         ({"ood_delta": None, "ood_low": None}, "not measured", Weight.WARN),
+        ({"text": None, "text_unmeasured": "No room."}, "not measured: No room.", Weight.WARN),
+        ({"earlier_looks": 2, "threshold": 60.0}, "needs 60 at look 3", Weight.GOOD),
+        ({"noise": NOISE}, "the incumbent differs from itself by 4.0% [1.4%, 11.1%]", Weight.PLAIN),
+        ({}, "perplexity   21.49 was 21.19 (+1.4%), drift 0.017 nats", Weight.PLAIN),
         ({"contamination": Contamination(checked=False, rows=0, exact=0, near=0)}, "not checked", Weight.WARN),
         ({"contamination": Contamination(checked=True, rows=9, exact=2, near=1)}, "2 exact and 1 near", Weight.BAD),
     ],

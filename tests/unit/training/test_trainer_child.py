@@ -245,6 +245,14 @@ def test_the_loss_is_that_of_transformers_on_answer_tokens(house: House) -> None
     assert abs(found["with_prompt"] - found["theirs"]) > 0.01  # the comparison would see a loss on the prompt
 
 
+def test_what_is_kept_costs_what_it_is_away_from_the_base_model(house: House) -> None:
+    found = house.call("kept", house.spec("kept", dropout=0.0))
+    assert found["ours"] == pytest.approx(found["theirs"], rel=1e-4)
+    assert found["ours"] > 0.1 and found["gradient"] > 0.1
+    assert found["at_base"] == pytest.approx(0, abs=1e-4)  # a loss that learned the text would be far from it
+    assert found["mixed"] == pytest.approx(found["ours"] + found["learned"], rel=1e-4)
+
+
 def test_halving_the_micro_batch_changes_nothing_but_rounding(house: House) -> None:
     found = house.call("micro_batches", house.spec("micro", dropout=0.0), sizes=[4, 2, 1])
     assert found["norm"] > 0.1

@@ -77,6 +77,33 @@ def test_a_system_turn_of_a_row_comes_first(tmp_path: Path) -> None:
     assert [(turn.role, turn.content) for turn in found.messages] == [("system", "Be short."), ("user", "a")]
 
 
+def test_a_row_says_that_its_answer_goes_on_and_the_file_of_a_job_keeps_it(
+    tmp_path: Path, recipe: TrainSection
+) -> None:
+    rows = (
+        {"prompt": "a", "completion": "1"},
+        {"prompt": "b", "completion": "2", "cut": True},
+        {"prompt": "c", "completion": "3", "cut": False},
+    )
+    found = read_file(write(tmp_path / "d.jsonl", *rows))
+    assert [one.cut for one in found] == [False, True, False]
+    kept = [parse_row(line, 1) for line in build(found, recipe, 0).content.splitlines()]
+    assert {row.completion: row.cut for row in kept} == {"1": False, "2": True, "3": False}
+    before = b'{"messages": [{"role": "user", "content": "a"}], "completion": "1"}'
+    assert not parse_row(before, 1).cut, "data that was kept before there were such rows is whole"
+
+
+def test_a_row_of_another_domain_is_kept_as_such_and_alone_is_nothing_to_learn_from(
+    tmp_path: Path, recipe: TrainSection
+) -> None:
+    other = {"prompt": "b", "completion": "2", "keep": True}
+    found = read_file(write(tmp_path / "d.jsonl", {"prompt": "a", "completion": "1"}, other))
+    kept = [parse_row(line, 1) for line in build(found, recipe, 0).content.splitlines()]
+    assert {row.completion: row.keep for row in kept} == {"1": False, "2": True}
+    with pytest.raises(InputError, match="no example to learn from"):
+        build(read_file(write(tmp_path / "e.jsonl", other)), recipe, 0)
+
+
 @pytest.mark.parametrize(
     ("row", "what"),
     [
@@ -87,6 +114,9 @@ def test_a_system_turn_of_a_row_comes_first(tmp_path: Path) -> None:
         ('{"prompt": " ", "completion": "x"}', "nothing but space"),
         ('{"prompt": "a", "completion": 1}', "completion"),
         ('{"prompt": "a", "completion": "x", "label": "y"}', "label"),
+        ('{"prompt": "a", "completion": "x", "cut": "yes"}', "cut: "),
+        ('{"prompt": "a", "completion": "x", "cut": 1}', "cut: "),
+        ('{"prompt": "a", "completion": "x", "keep": "no"}', "keep: "),
         ('{"prompt": "\\ud800", "completion": "x"}', "JSON|surrogate|unicode"),
     ],
 )

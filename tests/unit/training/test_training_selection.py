@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,6 +72,32 @@ def test_the_first_of_a_task_are_kept_up_to_the_cap() -> None:
     selection = chosen([*many, *few], per_task=4)
     assert [row.completion for row in selection.rows] == ["x = 0", "x = 1", "x = 2", "x = 3", "y = 1"]
     assert (selection.repeated, selection.beyond_cap) == (0, 2)
+
+
+def test_beginnings_are_kept_as_such_and_are_no_repeats_of_each_other() -> None:
+    """What the base model says begins alike everywhere; each prompt's row is needed."""
+    begun = "```python\ndef f(x):\n    return"
+    rows = [
+        Example((Turn(role="user", content=f"p{number}"),), begun, f"rehearsal/kit/t{number}", True)
+        for number in range(9)
+    ]
+    selection = chosen([*rows, example("p1", begun)], per_task=1)
+    assert [row.cut for row in selection.rows] == [True] * 9 + [False] and selection.beyond_cap == 0
+    again = chosen([*rows, *rows])
+    assert (len(again.rows), again.repeated) == (9, 9), "negative control: the same prompt with the same beginning"
+    unnamed = [Example(row.messages, row.completion, "t", row.cut) for row in rows]
+    assert chosen(unnamed, per_task=4).beyond_cap == 5, "negative control: why each has a task of its own"
+
+
+def test_rows_of_other_domains_are_kept_and_never_held_out() -> None:
+    own = [example(f"p{number}", f"x = {number}", f"own{number}") for number in range(10)]
+    other = [replace(example(f"q{number}", f"y = {number}", f"other{number}"), keep=True) for number in range(10)]
+    rows = chosen([*own, *other], held_out=0.5).rows
+    assert [row.keep for row in rows] == [False] * 10 + [True] * 10
+    assert [row.held_out for row in rows].count(True) == 5 and not any(row.held_out for row in rows if row.keep)
+    learned = [replace(row, keep=False) for row in other]
+    assert any(row.held_out for row in chosen([*own, *learned], held_out=0.5).rows[10:]), "negative control"
+    assert len(chosen([*learned, *other]).rows) == 20, "to learn an answer and to keep it are two things"
 
 
 def crossing(selection: Selection) -> set[str]:

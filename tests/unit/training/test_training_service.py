@@ -8,15 +8,19 @@ import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Never
 
 import pytest
 from pydantic import ValidationError
+from support.plain_benchmark import numbered, plain_benchmark
 from support.training_house import House, open_house, write_base
 from support.training_seat import EmptySeat
 
 from engine.api_models import AttemptRecord, Outcome, PhaseName, RunState, SessionCreate, TaskSpec
 from engine.api_training import TrainRequest
 from engine.errors import ConfigError, ConflictError, EnvironmentUnfitError, InputError, NotFoundError, TrainingError
+from engine.evaluation.suites.library import Suites
+from engine.evaluation.training_benchmark import TrainingBenchmark
 from engine.sessions import Changes, Sessions
 from engine.training import service as service_module
 from engine.training.dataset import DataStore
@@ -26,6 +30,8 @@ from engine.training.service import TrainingService, Trajectories
 from engine.training.spec import parse_row
 from engine.training.trainer import Parts
 from engine.training.trajectories import TrajectoryStore
+from engine.training.workplace import Workplace
+from registry.db import Transaction
 from registry.errors import AdapterAlreadyExists, AdapterNotFound, AdapterQuarantined, AdapterRejected
 from registry.models import NewAdapter, Source
 from registry.samples import write_sample
@@ -281,3 +287,106 @@ async def test_retry_begins_in_an_empty_place(desk: Desk, tmp_path: Path) -> Non
     await desk.service.resume(job.id, from_scratch=True)
     await desk.service.prepare(await desk.house.claimed())
     assert not await asyncio.to_thread((spec.checkpoints / "step").exists), "retry starts over"
+
+
+# --- the kill switch -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def watched(tmp_path: Path) -> AsyncIterator[Desk]:
+    """A home whose recipes have the kill switch on, with a suite of 30 tasks."""
+    base = tmp_path / "base"
+    await asyncio.to_thread(write_base, base)
+    settings = ("train.kill_switch=true", "train.kill_samples=30", "train.kill_cadence=6")
+    async with open_house(tmp_path / "home", f'model.path="{base}"', *settings) as house:
+        desk = Desk(house)
+        desk.service.measure_with(plain_benchmark(numbered(30)))
+        yield desk
+
+
+def with_switch(desk: Desk, **changes: object) -> Desk:
+    """The same home, configured otherwise."""
+    train = desk.house.config.train.model_copy(update=changes)
+    other = Desk(replace(desk.house, config=desk.house.config.model_copy(update={"train": train})))
+    other.service.measure_with(plain_benchmark(numbered(30)))
+    return other
+
+
+async def test_a78_what_the_kill_switch_cannot_work_with_is_refused_before_anything_is_queued(
+    watched: Desk, tmp_path: Path
+) -> None:
+    request = asked(dataset=dataset(tmp_path / "d.jsonl"))
+    nothing = Desk(watched.house)
+    for desk, what in (
+        (nothing, "nothing to evaluate the model with"),
+        (with_switch(watched, kill_samples=20), "one flipped problem is 5.0%"),
+        (with_switch(watched, kill_samples=31), "has 30 tasks in gate for the kill switch"),
+        (with_switch(watched, kill_benchmark=""), "nothing to evaluate the model with"),
+    ):
+        for call in (desk.service.preview, desk.service.enqueue):
+            with pytest.raises(InputError, match=what):
+                await call(request)
+    assert await watched.house.jobs.page() == []
+    assert not (watched.house.home / "training").exists()
+
+
+async def test_a78_an_unknown_suite_is_refused_before_the_job_is_queued(watched: Desk, tmp_path: Path) -> None:
+    async def nothing() -> Never:
+        raise AssertionError("nobody is asked")
+
+    request = asked(dataset=dataset(tmp_path / "d.jsonl"))
+    desk = with_switch(watched, kill_benchmark="no-such-suite")
+    desk.service.measure_with(TrainingBenchmark(Suites(tmp_path), nothing, nothing, at_once=1))
+    for call in (desk.service.preview, desk.service.enqueue):
+        with pytest.raises(NotFoundError, match="no suite no-such-suite"):
+            await call(request)
+    assert await desk.house.jobs.page() == []
+
+
+async def test_a_preview_says_what_the_kill_switch_will_do(watched: Desk, tmp_path: Path) -> None:
+    request = asked(dataset=dataset(tmp_path / "d.jsonl"))
+    told = await watched.service.preview(request)
+    assert "Kill switch: 30 tasks of humaneval before the first step and every 6 steps" in told.note
+    assert "more than 0.05 below the start" in told.note
+    late = await with_switch(watched, kill_cadence=13).service.preview(request)
+    assert "there are only 12: it would never act; lower train.kill_cadence" in late.note
+    off = await with_switch(watched, kill_switch=False).service.preview(request)
+    assert "ill switch" not in off.note
+
+
+async def test_a_job_is_prepared_with_its_questions_and_only_where_the_switch_is_on(
+    watched: Desk, tmp_path: Path
+) -> None:
+    await watched.service.enqueue(asked(dataset=dataset(tmp_path / "d.jsonl")))
+    claimed = await watched.house.claimed()
+    await watched.service.prepare(claimed)
+    place = Workplace.of_job(watched.house.home, claimed.job.id)
+    questions = await asyncio.to_thread((place.kill_switch / "questions.jsonl").read_text)
+    assert questions.count("\n") == 30
+    calm = with_switch(watched, kill_switch=False)
+    await calm.service.enqueue(asked(dataset=dataset(tmp_path / "e.jsonl")))
+    other = await watched.house.claimed()
+    await calm.service.prepare(other)
+    assert not await asyncio.to_thread(Workplace.of_job(watched.house.home, other.job.id).kill_switch.exists)
+
+
+async def test_training_longer_is_checked_too(watched: Desk, tmp_path: Path) -> None:
+    await publish_parent(watched, tmp_path)
+    job = await watched.service.enqueue(asked(dataset=dataset(tmp_path / "d.jsonl"), adapter_id="new"))
+    job = job.model_copy(update={"adapter_id": "old"})
+    with pytest.raises(InputError, match="one flipped problem"):
+        await with_switch(watched, kill_samples=20).service.enqueue_longer(job, "longer", 3)
+    assert (await watched.service.enqueue_longer(job, "longer", 3)).recipe["kill_samples"] == 30
+
+
+async def test_a_job_that_was_queued_before_there_was_a_kill_switch_has_none(desk: Desk, tmp_path: Path) -> None:
+    job = await desk.service.enqueue(asked(dataset=dataset(tmp_path / "d.jsonl")))
+    older = {name: value for name, value in job.recipe.items() if not name.startswith("kill_")}
+    assert len(job.recipe) - len(older) == 5
+
+    def downgrade(tx: Transaction) -> None:
+        tx.execute("UPDATE training_jobs SET recipe = ? WHERE id = ?", (json.dumps(older), job.id))
+
+    await desk.house.db.write(downgrade)
+    claimed = await desk.house.claimed()
+    assert not claimed.recipe.kill_switch and (await desk.service.prepare(claimed)).job_id == job.id

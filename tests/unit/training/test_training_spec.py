@@ -12,24 +12,39 @@ from hypothesis import strategies as st
 from engine.config import load_config
 from engine.errors import TrainingError
 from engine.training.protocol import (
+    MAX_ANSWER,
     MAX_WORD_BYTES,
+    Answer,
     Checkpoint,
     Failure,
     Heartbeat,
     Loading,
     Progress,
+    Ruling,
     Shrunk,
     Word,
     encode,
     parse,
+    parse_ruling,
 )
-from engine.training.spec import MAX_ROW_BYTES, MAX_SPEC_BYTES, TrainSpec, parse_row, read_spec, recipe_digest
+from engine.training.spec import (
+    MAX_ROW_BYTES,
+    MAX_SPEC_BYTES,
+    WATCHING_ONLY,
+    TrainSpec,
+    parse_row,
+    read_spec,
+    recipe_digest,
+)
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 WORDS: st.SearchStrategy[Word] = st.one_of(
     st.just(Heartbeat()),
     st.builds(Loading, note=st.text(max_size=50)),
     st.builds(Failure, reason=st.text(max_size=50)),
+    st.builds(
+        Answer, step=st.integers(0, 10**6), number=st.integers(0, 99), text=st.text(max_size=50), cut=st.booleans()
+    ),
     st.builds(Checkpoint, step=st.integers(0, 10**9)),
     st.builds(Shrunk, micro_batch=st.integers(1, 64), accumulation=st.integers(1, 64)),
     st.builds(
@@ -103,7 +118,8 @@ def test_a_checkpoint_outlives_what_only_changes_rounding_and_nothing_else(spec:
     def other(value: object) -> object:
         return value + 1 if isinstance(value, int | float) else f"{value}-other"
 
-    changed = {key: other(value) for key, value in spec.recipe if key not in ("method", "micro_batch", "threads")}
+    irrelevant = {"method", "micro_batch", "threads", *WATCHING_ONLY}
+    changed = {key: other(value) for key, value in spec.recipe if key not in irrelevant}
     others = [with_recipe(**{key: value}) for key, value in changed.items()] + [with_recipe(method="lora")]
     others += [spec.model_copy(update={"seed": 2}).fingerprint("data"), spec.fingerprint("other data")]
     others += [spec.model_copy(update={"base_digest": "other"}).fingerprint("data")]
@@ -154,4 +170,42 @@ def test_progress_becomes_the_event_of_its_job() -> None:
     word = Progress(
         step=1, steps=2, loss=0.5, learning_rate=1e-4, grad_norm=1.0, tokens_per_second=9.0, memory_mib=1, eta_seconds=3
     )
-    assert word.of_job("job-1").model_dump() == {"job_id": "job-1", **word.model_dump(exclude={"type"})}
+    told = word.of_job("job-1")
+    assert told.model_dump(exclude={"score", "baseline_score"}) == {
+        "job_id": "job-1",
+        **word.model_dump(exclude={"type"}),
+    }
+    assert (told.score, told.baseline_score) == (None, None), "the child does not measure itself"
+
+
+# --- the kill switch's words
+
+
+@given(st.builds(Ruling, step=st.integers(0, 10**6), halt=st.text(max_size=50)))
+def test_every_ruling_survives_its_line(ruling: Ruling) -> None:
+    line = encode(ruling)
+    assert line.endswith(b"\n") and line.count(b"\n") == 1 and parse_ruling(line) == ruling
+
+
+def test_what_is_no_ruling_is_refused() -> None:
+    for line in (b"", b"{}", encode(Checkpoint(step=1)), b'{"type": "ruling", "step": 1, "surprise": 2}'):
+        with pytest.raises(TrainingError, match="not a ruling"):
+            parse_ruling(line)
+    with pytest.raises(TrainingError, match="not a word"):
+        parse(encode(Ruling(step=1)))
+
+
+def test_an_answer_of_any_characters_fits_into_a_line() -> None:
+    for character in ("\x00", "\\", '"', "\U0001f600", "a"):
+        word = Answer(step=10**6, number=10**4, text=character * MAX_ANSWER, cut=False)
+        assert len(encode(word)) <= MAX_WORD_BYTES and parse(encode(word)) == word
+
+
+def test_a_checkpoint_outlives_a_change_of_the_kill_switch_and_of_nothing_that_is_learned(spec: TrainSpec) -> None:
+    """Also one that was made before there was a kill switch: its recipe had none of these keys."""
+    changed = {"kill_switch": True, "kill_benchmark": "x", "kill_samples": 99, "kill_cadence": 7, "kill_delta": 0.5}
+    assert set(changed) == WATCHING_ONLY
+    other = spec.model_copy(update={"recipe": spec.recipe.model_copy(update=changed)})
+    assert other.fingerprint("d") == spec.fingerprint("d")
+    learned = spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"learning_rate": 0.5})})
+    assert learned.fingerprint("d") != spec.fingerprint("d")

@@ -99,7 +99,7 @@ async def test_a56_progress_is_told_at_a_bounded_rate_and_the_last_step_always(h
         ([["steps", 2, 0], ["kill"]], "queued", "ended by SIGKILL at step 2"),
         ([["exit", 75]], "queued", "status 75"),
         ([["raw", "no word\n"], ["wait"]], "queued", "not a word of its protocol"),
-        ([["raw", "x" * 70_000 + "\n"], ["wait"]], "queued", "bytes"),
+        ([["raw", "x" * 600_000 + "\n"], ["wait"]], "queued", "bytes"),
         ([["adapter", 1], ["end"], ["raw", "!\n"], ["exit", 0]], "queued", "not a word of its protocol"),
     ],
 )

@@ -7,10 +7,13 @@ import select
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from engine.training.protocol import Heartbeat, Loading, encode, parse
+from engine.errors import TrainingError
+from engine.training.protocol import Heartbeat, Loading, Ruling, encode, parse
+from engine.training.qlora.ear import MAX_LINE, Ear
 from engine.training.qlora.voice import LOADING_PATIENCE_S, PATIENCE, Voice
 from registry.clock import SystemClock
 
@@ -108,3 +111,79 @@ def test_a_reader_that_is_gone_is_reported(pipe: tuple[int, int]) -> None:
     gone = threading.Event()
     Voice(writer, 1.0, SystemClock(), gone.set).say(Heartbeat())
     assert gone.is_set()
+
+
+# --- waiting for somebody else, and hearing them
+
+
+def test_a_wait_for_the_engine_is_no_measure_of_what_a_pause_may_be(pipe: tuple[int, int]) -> None:
+    clock = HandClock()
+    voice = Voice(pipe[1], BEAT_S, clock, nobody)
+    voice.loaded(2.0)
+    for rest in (voice.waited, voice.advance):
+        clock.seconds += 500.0
+        assert not voice.gets_on
+        rest()
+        assert voice.gets_on
+        expected = 2.0 if rest == voice.waited else 500.0
+        assert voice.patience_s == PATIENCE * expected, "what was ours would be"
+
+
+@pytest.fixture
+def rulings(tmp_path: Path) -> Iterator[tuple[Path, int]]:
+    """A named pipe, and the engine's end of it."""
+    path = tmp_path / "rulings"
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    yield path, descriptor
+    with suppress(OSError):
+        os.close(descriptor)
+
+
+def idle() -> None:
+    """Nothing is asked for while it waits."""
+
+
+def test_rulings_are_heard_whole_in_pieces_and_together(rulings: tuple[Path, int]) -> None:
+    first, second = Ruling(step=4), Ruling(step=8, halt="why")
+    line = encode(first)
+    pieces = [line[:5], line[5:] + encode(second)]
+
+    def between() -> None:
+        if pieces:
+            os.write(rulings[1], pieces.pop(0))
+
+    ear = Ear(rulings[0], idle, between)
+    assert (ear.ruling(4), ear.ruling(8)) == (first, second)
+
+
+def test_a_stop_ends_the_wait_and_so_does_an_engine_that_is_gone(rulings: tuple[Path, int]) -> None:
+    class Stopped(Exception):
+        pass
+
+    stop = threading.Event()
+
+    def between() -> None:
+        if stop.is_set():
+            raise Stopped
+
+    ear = Ear(rulings[0], stop.set, between)
+    os.close(rulings[1])
+    with pytest.raises(Stopped):
+        ear.ruling(4)
+    with pytest.raises(Stopped):
+        Ear(rulings[0], stop.set, between).ruling(4)
+
+
+def test_an_engine_that_says_something_else_is_not_obeyed(rulings: tuple[Path, int], tmp_path: Path) -> None:
+    for said, what in (
+        (encode(Ruling(step=3)), "ruled on step 3"),
+        (b"go on\n", "not a ruling"),
+        (b"x" * (MAX_LINE + 1), "without an end"),
+    ):
+        ear = Ear(rulings[0], idle, idle)
+        os.write(rulings[1], said)
+        with pytest.raises(TrainingError, match=what):
+            ear.ruling(4)
+    with pytest.raises(TrainingError, match="cannot be heard"):
+        Ear(tmp_path / "none", idle, idle)
