@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 ASKED = "operation.after_create"
-SESSIONS = ("session.after_create:3", "job.before_finish:3", "attempt.after_record:5")
+SESSIONS = ("session.after_create:3", "job.before_finish:3", "attempt.after_record:2")
 TRAINING = (
     *("training.after_enqueue", "training.after_spawn", "training.before_publish"),
     *("publish.in_transaction", "publish.after_commit"),
