@@ -7,6 +7,7 @@ compositions of some of their calls, recorded by digest, and only then is the se
 deciding tasks come from. What is scored is the published adapter on the serving engine. Nothing is measured or trained
 twice in one home: interrupted, the same command goes on where it was.
 
+    the base model's answers to ordinary requests, and some tasks of the other API: not learned, the model is kept there
     train: runekit with each seed, inkwell, runekit with its answers shuffled ─► digests recorded ─► seed drawn
     derive: a random adapter of the same norm, merges by each method, the factor-wise `linear` of PEFT, a random parent
     score: every condition on every probe ─► improve on failures, score again ─► table
@@ -92,13 +93,15 @@ def shuffled(rows: Sequence[DataRow]) -> list[DataRow]:
 
 
 async def train_all(lab: Lab, seeds: int) -> None:
-    """The adapters that the others are made from. Each is held to the base model on the other domain."""
+    """The adapters that the others are made from. Each is held to the base model elsewhere."""
     lists = rows_of(await lab.tasks("runekit", Split.TRAIN, IN), lab.system)
     texts = rows_of(await lab.tasks("inkwell", Split.TRAIN, IN), lab.system)
+    everyday = await lab.rehearsal("general")
+    off_lists, off_texts = [*kept(texts), *everyday], [*kept(lists), *everyday]
     for seed in range(1, seeds + 1):
-        await lab.train(f"runekit-{seed}", "runekit", [*lists, *kept(texts)], seed)
-    await lab.train("inkwell-1", "inkwell", [*texts, *kept(lists)], 1)
-    await lab.train("shuffled-1", "runekit", [*shuffled(lists), *kept(texts)], 1)
+        await lab.train(f"runekit-{seed}", "runekit", [*lists, *off_lists], seed)
+    await lab.train("inkwell-1", "inkwell", [*texts, *off_texts], 1)
+    await lab.train("shuffled-1", "runekit", [*shuffled(lists), *off_lists], 1)
 
 
 def conditions(seeds: int, methods: Sequence[MergeMethod]) -> Iterator[Condition]:

@@ -14,6 +14,8 @@ from engine.api_learning import (
     EvaluateRequest,
     EvaluationReport,
     Operation,
+    RehearsalReport,
+    RehearseRequest,
     Split,
     SuiteTask,
 )
@@ -81,6 +83,16 @@ class Lab:
         except NotFoundError:
             return False
         return True
+
+    async def rehearsal(self, suite: str) -> list[dict[str, Any]]:
+        """The base model's own answers to what the suite's train split asks; asked once in a home."""
+        file = self.home / f"rehearsal-{suite}.json"
+        if not file.exists():
+            asked = await self.learning.rehearse(RehearseRequest(suites=(suite,)))
+            done = await self.done(asked, f"rehearsing {suite}")
+            rows = RehearsalReport.model_validate(done.result).rows
+            file.write_text(json.dumps([row.model_dump(mode="json") for row in rows]))
+        return json.loads(file.read_text())
 
     async def train(self, adapter_id: str, task_type: str, rows: Sequence[dict[str, Any]], seed: int) -> None:
         """Train an adapter on these rows, unless it is there."""

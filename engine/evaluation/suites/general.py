@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from functools import cache
 
-from engine.api_learning import SuiteTask
+from engine.api_learning import Split, SuiteTask
+from engine.evaluation.suites.everyday import ROWS
 from engine.evaluation.suites.plain import Row, task_of
 
-TITLE = "Forty plain requests, checked exactly: arithmetic, text, lists, common knowledge."
+TITLE = "Forty plain requests, checked exactly: arithmetic, text, lists, knowledge; and others to rehearse."
 
 _ARITHMETIC = (
     Row(
@@ -267,6 +268,8 @@ _KNOWLEDGE = (
 
 @cache
 def tasks() -> tuple[SuiteTask, ...]:
-    """All forty."""
+    """The forty, which decide, and then those to rehearse."""
     rows = (*_ARITHMETIC, *_TEXT, *_LISTS, *_KNOWLEDGE)
-    return tuple(task_of(row, "general", number, "anchor") for number, row in enumerate(rows))
+    deciding = (task_of(row, "general", number, "anchor") for number, row in enumerate(rows))
+    rehearsed = (task_of(row, "general-train", number, "everyday", Split.TRAIN) for number, row in enumerate(ROWS))
+    return (*deciding, *rehearsed)

@@ -31,13 +31,13 @@ class Tested:
     tests: str
 
 
-def task_of(row: Row | Tested, suite: str, number: int, group: str) -> SuiteTask:
-    """The row as a task of the split `gate`; each is a template of its own."""
+def task_of(row: Row | Tested, suite: str, number: int, group: str, split: Split = Split.GATE) -> SuiteTask:
+    """The row as a task; each is a template of its own."""
     if isinstance(row, Tested):
         return SuiteTask(
             id=f"{suite}-{number}",
             prompt=row.prompt,
-            split=Split.GATE,
+            split=split,
             template=row.name,
             tests=row.tests,
             reference=row.reference,
@@ -47,7 +47,7 @@ def task_of(row: Row | Tested, suite: str, number: int, group: str) -> SuiteTask
     return SuiteTask(
         id=f"{suite}-{number}",
         prompt=row.prompt,
-        split=Split.GATE,
+        split=split,
         template=row.function.replace("_", "-"),
         entry_point=row.function,
         cases=CaseSuite(function=row.function, items=items),

@@ -86,7 +86,7 @@ async def test_list_and_show_from_the_command_line(home: Path, file: Path, capsy
         assert len(capsys.readouterr().out.splitlines()) == 81
         assert await command(home, "show", "runekit", "--task", "runekit-gate-in-000") == ExitCode.OK
         said = capsys.readouterr().out
-        assert "from runekit import *\n  def solve(xs):\n      return " in said and "hidden cases" in said
+        assert "from runekit import *\n  def solve(xs):\n      xs = lone(xs)\n" in said and "hidden cases" in said
         assert await command(home, "show", "runekit", "--task", "nothing") == ExitCode.USAGE
         assert await command(home, "check", "No Name") == ExitCode.USAGE
         assert await command(home, "add", str(file), "--name", "humaneval") == ExitCode.USAGE
