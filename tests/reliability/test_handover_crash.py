@@ -136,7 +136,12 @@ def test_control_a_server_without_a_guardian_outlives_its_engine(tmp_path: Path)
     import sys
 
     place = Place(tmp_path)
-    orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)", str(place.home)])
+    orphan = subprocess.Popen(
+        [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(1000)", str(place.home)],
+        stdout=subprocess.PIPE,
+    )
+    assert orphan.stdout
+    assert orphan.stdout.readline(), "Popen returns before /proc shows the new command line; its first word comes after"
     assert [process.pid for process in place.survivors(0)] == [orphan.pid]
     place.end_all()
     orphan.wait()
