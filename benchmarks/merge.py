@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from engine.api_evolution import MergeMethod, MergeSpace
-from engine.evolution.merging.service import SETTINGS
+from engine.evolution.errands import SETTINGS
 from engine.evolution.merging.spec import CONFIG, WEIGHTS, Limits, Merge, Merged, ParentFiles, Progress, read_word
 
 HIDDEN, MLP, RANK = 4096, 11008, 16

@@ -12,40 +12,33 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import secrets
-import shutil
-import sys
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from engine.api_evolution import TextDrift
 from engine.config import Config
-from engine.device.guarded import Command, Guarded, spawn
 from engine.evolution.drift.figures import WINDOW
 from engine.evolution.drift.spec import DriftSpec, Failure, Figures, Progress, UnmeasuredError, read_word
 from engine.evolution.drift.text import general_text, text_digest
-from engine.evolution.merging.service import GRACE_S, INHERITED, SETTINGS, TAIL_BYTES, Tell, parent_files, stop
+from engine.evolution.errands import Errand, Errands, Tell, program
+from engine.evolution.merging.service import parent_files
 from engine.evolution.merging.spec import Limits
 from engine.inference.base_weights import BaseWeights, ensure_base_weights
-from engine.logs import tail
 from engine.training.base import look_at_base
 from engine.training.estimate import PROCESS_MIB, ModelShape
-from engine.training.workplace import Workplace
 from registry.clock import Clock, timestamp
 from registry.db import Database
 from registry.files import run_to_end
 from registry.models import LoadableAdapter
 
-ROLE = "measurer"
-PROGRAM = (sys.executable, "-P", "-m", "engine.evolution.drift")
+PROGRAM = program("engine.evolution.drift")
 SILENCE_S = 600.0
 """Between two words: loading a model of 30 GB from a disk, or one window of a large one on a busy machine."""
 LIMIT_S = 1800.0
 """All of it. Evidence that takes longer than its duel would be asked for by nobody."""
+ERRAND = Errand("measurer", "measuring", "measuring process", SILENCE_S, UnmeasuredError)
 MIB = 1 << 20
 FLOAT32_BYTES = 4
 WITHOUT_WEIGHTS = frozenset({"scripted", "ollama"})
@@ -87,19 +80,15 @@ class Drift:
         """
         self._config = config
         self._home = home
+        self._errands = Errands(home, ERRAND, program)
         self._db = db
         self._clock = clock
-        self._program = program
         self._free_mib = free_mib
         self._turn = asyncio.Lock()
 
-    @property
-    def _places(self) -> Path:
-        return self._home / "measuring"
-
     async def recover(self) -> None:
         """Remove what a killed engine left. Before anything is measured."""
-        await run_to_end(lambda: shutil.rmtree(self._places, ignore_errors=True))
+        await self._errands.recover()
 
     async def measure(self, adapter: LoadableAdapter, progress: Tell) -> TextDrift:
         """Perplexity of the base model and of the adapter on the general text, and the KL divergence.
@@ -159,15 +148,6 @@ class Drift:
 
     # --- the child ---
 
-    @asynccontextmanager
-    async def _place(self) -> AsyncGenerator[Workplace]:
-        place = Workplace(self._places / secrets.token_hex(8))
-        await run_to_end(lambda: place.root.mkdir(mode=0o700, parents=True))
-        try:
-            yield place
-        finally:
-            await run_to_end(place.remove)
-
     async def _run(self, adapter: LoadableAdapter, base: BaseWeights, text: str, progress: Tell) -> Figures:
         limits = self._config.registry
         spec = DriftSpec(
@@ -176,52 +156,20 @@ class Drift:
             limits=Limits(max_bytes=limits.max_adapter_mb << 20, max_rank=limits.max_rank),
             text=text,
         )
-        async with self._place() as place:
-            await run_to_end(lambda: place.spec.write_text(spec.model_dump_json(), encoding="utf-8"))
-            child = await spawn(self._command(place))
-            try:
-                async with asyncio.timeout(LIMIT_S):
-                    said = await self._listen(child, progress)
-            except TimeoutError as error:
-                raise UnmeasuredError(f"It took longer than {LIMIT_S / 60:.0f} minutes.") from error
-            finally:  # cancelled, refused or done: nothing of it goes on
-                await stop(child)
-            if said is None:
-                ended = await child.wait()
-                last = await run_to_end(lambda: tail(place.log, TAIL_BYTES))
-                raise UnmeasuredError(f"The measuring process {ended.reason}; its log ends: {last or 'empty'}")
-            return said
 
-    async def _listen(self, child: Guarded, progress: Tell) -> Figures | None:
-        assert child.stdout is not None, "its output is piped"
-        while True:
-            try:
-                async with asyncio.timeout(SILENCE_S):
-                    line = await child.stdout.readline()
-            except TimeoutError as error:
-                raise UnmeasuredError(f"The measuring process said nothing for {SILENCE_S:.0f} s.") from error
-            if not line:
-                return None
+        async def hear(line: bytes) -> Figures | None:
             match read_word(line):
                 case Progress(done=done, total=total):
                     await progress(done, total, f"{done} of {total} windows")
+                    return None
                 case Failure(reason=reason):
                     raise UnmeasuredError(reason)
                 case Figures() as said:
                     return said
 
-    def _command(self, place: Workplace) -> Command:
-        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        # From a checkout the packages are on our path and nowhere else.
-        own = {"PYTHONPATH": str(Path(__file__).parents[3]), "TQDM_DISABLE": "1", **SETTINGS}
-        return Command(
-            role=ROLE,
-            argv=(*self._program, str(place.spec)),
-            env=inherited | own,
-            log=place.log,
-            records=self._home / "run" / "guardians",
-            epoch=0,
-            term_grace_s=GRACE_S,
-            lock=None,
-            pipe_stdout=True,
-        )
+        async with self._errands.place() as place:
+            try:
+                async with asyncio.timeout(LIMIT_S):
+                    return await self._errands.run(place, spec, hear)
+            except TimeoutError as error:
+                raise UnmeasuredError(f"It took longer than {LIMIT_S / 60:.0f} minutes.") from error

@@ -1,29 +1,20 @@
-"""The engine's side of merging: one child process at a time, its words, and the directory it works in.
+"""The engine's side of merging: what the child is asked, and what is made of its words.
 
-    place ─► spec.json ─► child under a guardian ─► words ─► output checked for its base, GGUF form ─► Made
-                               │ cancelled, silent for too long, or killed: the tree is ended, the place removed
-
-It uses no GPU. A place is `RUNE_HOME/merging/<name>`; what a killed engine left is removed by `recover`.
+errand ─► words ─► output checked for its base, GGUF form ─► Made
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
-import secrets
-import shutil
-import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import combinations
 from pathlib import Path
-from typing import Protocol
 
 from engine.api_evolution import MergeRequest
 from engine.config import Config
-from engine.device.guarded import Command, Guarded, spawn
 from engine.errors import InputError
+from engine.evolution.errands import Errand, Errands, Tell, program, tell_nobody
 from engine.evolution.merging.spec import (
     Cosines,
     Failure,
@@ -39,47 +30,17 @@ from engine.evolution.merging.spec import (
     read_word,
 )
 from engine.evolution.seams import Made
-from engine.logs import tail
 from engine.training.publish import make_gguf
 from engine.training.workplace import Workplace
 from registry.files import run_to_end
 from registry.models import LoadableAdapter
 
-ROLE = "merger"
-PROGRAM = (sys.executable, "-P", "-m", "engine.evolution.merging")
+PROGRAM = program("engine.evolution.merging")
 SILENCE_S = 900.0
 """Between two words: the largest matrix of a large model in delta space, on a busy machine."""
-GRACE_S = 2.0
-"""From TERM to KILL; there is nothing to save."""
-TAIL_BYTES = 2000
-"""Of the log, in the reason of a merge that failed without saying why."""
-INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
-"""All that the child sees of our environment."""
-SETTINGS = {
-    # Nothing is ever fetched: what is missing is an error here, not a download.
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "CUDA_VISIBLE_DEVICES": "",
-    # Numpy's threads spin for each other. Beside other work that took 16 times the CPU of one thread, and 18 times as
-    # long; alone, a second thread could halve the time at best.
-    "OPENBLAS_NUM_THREADS": "1",
-}
-"""Of the child's environment, whatever ours is."""
+ERRAND = Errand("merger", "merging", "merging process", SILENCE_S, MergeRefusedError)
 
 log = logging.getLogger(__name__)
-
-
-class Tell(Protocol):
-    """See `engine.operations.Progress`."""
-
-    async def __call__(self, done: int, total: int, note: str = "") -> None:
-        """So many steps of so many are done."""
-        ...
-
-
-async def tell_nobody(done: int, total: int, note: str = "") -> None:
-    """For whoever does not watch."""
 
 
 class Merger:
@@ -91,17 +52,11 @@ class Merger:
             program: the child; it gets the path of its spec as the last argument.
         """
         self._config = config
-        self._home = home
-        self._program = program
-        self._turn = asyncio.Lock()
-
-    @property
-    def _places(self) -> Path:
-        return self._home / "merging"
+        self._errands = Errands(home, ERRAND, program)
 
     async def recover(self) -> None:
         """Remove what a killed engine left. Before anything is merged."""
-        await run_to_end(lambda: shutil.rmtree(self._places, ignore_errors=True))
+        await self._errands.recover()
 
     @asynccontextmanager
     async def merge(
@@ -121,7 +76,7 @@ class Merger:
             MergeRefusedError: they cannot be merged; the message says why.
         """
         base = check_mergeable(request, parents)
-        async with self._place() as place:
+        async with self._errands.place() as place:
             spec = Merge(
                 parents=tuple(map(parent_files, parents)),
                 base_model_id=base,
@@ -142,7 +97,7 @@ class Merger:
             MergeRefusedError: the adapter cannot be read.
         """
         base = adapter.adapter.base_model_id
-        async with self._place() as place:
+        async with self._errands.place() as place:
             spec = RandomAdapter(
                 parents=(parent_files(adapter),),
                 base_model_id=base,
@@ -168,7 +123,7 @@ class Merger:
         return found
 
     async def _cosines(self, adapters: Sequence[LoadableAdapter]) -> Mapping[frozenset[str], float]:
-        async with self._place() as place:
+        async with self._errands.place() as place:
             spec = Cosines(parents=tuple(map(parent_files, adapters)), limits=self._limits())
             said = await self._run(place, spec, tell_nobody)
         assert isinstance(said, Measured), "cosines were asked for"
@@ -178,62 +133,18 @@ class Merger:
 
     # --- the child ---
 
-    @asynccontextmanager
-    async def _place(self) -> AsyncGenerator[Workplace]:
-        place = Workplace(self._places / secrets.token_hex(8))
-        await run_to_end(lambda: place.root.mkdir(mode=0o700, parents=True))
-        try:
-            yield place
-        finally:
-            await run_to_end(place.remove)
-
     async def _run(self, place: Workplace, spec: Merge | RandomAdapter | Cosines, progress: Tell) -> Merged | Measured:
-        await run_to_end(lambda: place.spec.write_text(spec.model_dump_json(), encoding="utf-8"))
-        async with self._turn:
-            child = await spawn(self._command(place))
-            try:
-                said = await self._listen(child, progress)
-            finally:  # cancelled, refused or done: nothing of it goes on
-                await stop(child)
-        if said is None:
-            ended = await child.wait()
-            last = await run_to_end(lambda: tail(place.log, TAIL_BYTES))
-            raise MergeRefusedError(f"The merging process {ended.reason}; its log ends: {last or 'empty'}")
-        return said
-
-    async def _listen(self, child: Guarded, progress: Tell) -> Merged | Measured | None:
-        assert child.stdout is not None, "its output is piped"
-        while True:
-            try:
-                async with asyncio.timeout(SILENCE_S):
-                    line = await child.stdout.readline()
-            except TimeoutError as error:
-                raise MergeRefusedError(f"The merging process said nothing for {SILENCE_S:.0f} s: it hangs.") from error
-            if not line:
-                return None
+        async def hear(line: bytes) -> Merged | Measured | None:
             match read_word(line):
                 case Progress(done=done, total=total, note=note):
                     await progress(done, total, note)
+                    return None
                 case Failure(reason=reason):
                     raise MergeRefusedError(reason)
                 case Merged() | Measured() as said:
                     return said
 
-    def _command(self, place: Workplace) -> Command:
-        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        # From a checkout the packages are on our path and nowhere else.
-        own = {"PYTHONPATH": str(Path(__file__).parents[3]), **SETTINGS}
-        return Command(
-            role=ROLE,
-            argv=(*self._program, str(place.spec)),
-            env=inherited | own,
-            log=place.log,
-            records=self._home / "run" / "guardians",
-            epoch=0,
-            term_grace_s=GRACE_S,
-            lock=None,
-            pipe_stdout=True,
-        )
+        return await self._errands.run(place, spec, hear)
 
     async def _made(self, place: Workplace, base: str, said: Merged) -> Made:
         missing = f"its base model is {base}, and {self._config.model.base_id} is served"
@@ -277,13 +188,3 @@ def parent_files(parent: LoadableAdapter) -> ParentFiles:
     """How the child is told of an adapter."""
     adapter = parent.adapter
     return ParentFiles(id=adapter.id, directory=parent.directory, sha256=adapter.file_hash, key=adapter.digest)
-
-
-async def stop(child: Guarded) -> None:
-    """End it and wait for its end. Cancelled meanwhile: KILL, since whoever asked twice does not want to wait."""
-    try:
-        await child.stop(GRACE_S)
-    except asyncio.CancelledError:
-        child.request_stop(0)
-        await child.wait()
-        raise

@@ -19,8 +19,9 @@ from engine.api_learning import Operation, OperationKind
 from engine.api_models import RunState
 from engine.config import Config, load_config
 from engine.errors import InputError
+from engine.evolution.errands import tell_nobody
 from engine.evolution.merging.handler import MergeHandler
-from engine.evolution.merging.service import Merger, tell_nobody
+from engine.evolution.merging.service import Merger
 from engine.evolution.merging.spec import Learning, MergeRefusedError, read_spec, read_word
 from engine.operations import Progress
 from registry.errors import AdapterAlreadyExists, AdapterArchived, AdapterNotFound
