@@ -10,6 +10,7 @@ from engine.api_models import AdapterImport, AdapterRecord
 from engine.errors import InputError
 from rune_tui.cli import Settings
 from rune_tui.commands.ask import JSON_OPTION, ask
+from rune_tui.commands.naming import ADAPTER
 from rune_tui.commands.record import echo_record, echo_records
 
 COLUMNS = ("ID", "TYPE", "TIER", "RANK", "FITNESS", "BASE", "CREATED")
@@ -45,7 +46,7 @@ def _cells(adapter: AdapterRecord) -> tuple[str, ...]:
 
 
 @command.command("show")
-@click.argument("adapter_id", metavar="ID")
+@click.argument("adapter_id", metavar="ID", type=ADAPTER)
 @JSON_OPTION
 @click.pass_obj
 def show(settings: Settings, adapter_id: str, as_json: bool) -> None:
@@ -76,7 +77,7 @@ def import_(
 
 
 @command.command("archive")
-@click.argument("adapter_id", metavar="ID")
+@click.argument("adapter_id", metavar="ID", type=ADAPTER)
 @JSON_OPTION
 @click.pass_obj
 def archive(settings: Settings, adapter_id: str, as_json: bool) -> None:
@@ -85,7 +86,7 @@ def archive(settings: Settings, adapter_id: str, as_json: bool) -> None:
 
 
 @command.command("restore")
-@click.argument("adapter_id", metavar="ID")
+@click.argument("adapter_id", metavar="ID", type=ADAPTER)
 @JSON_OPTION
 @click.pass_obj
 def restore(settings: Settings, adapter_id: str, as_json: bool) -> None:

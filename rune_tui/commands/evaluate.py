@@ -14,12 +14,20 @@ from engine.errors import InputError
 from rune_tui.cli import Settings
 from rune_tui.commands.ask import JSON_OPTION
 from rune_tui.commands.follow import EXIT_CODES, run_operation, wait_option
+from rune_tui.commands.naming import ADAPTER
 from rune_tui.commands.output import echo_table
 
 
 @click.command("evaluate", epilog=EXIT_CODES)
 @click.option("--suite", required=True, metavar="NAME", help="`rune-tui suite list` shows what there is.")
-@click.option("--adapter", default=BASE, show_default=True, metavar="ID|base", help="What is measured.")
+@click.option(
+    "--adapter",
+    default=BASE,
+    show_default=True,
+    metavar="ID|TYPE@champion|base",
+    type=ADAPTER,
+    help="What is measured.",
+)
 @click.option("--split", type=click.Choice([split.value for split in Split]), default="gate", show_default=True)
 @click.option("--group", "groups", multiple=True, metavar="NAME", help="Only tasks of this group; may be repeated.")
 @click.option("--limit", type=int, help="Only the first so many tasks.")

@@ -13,6 +13,7 @@ from engine.errors import InputError
 from rune_tui.cli import Settings
 from rune_tui.commands.ask import JSON_OPTION
 from rune_tui.commands.follow import EXIT_CODES, run_operation, wait_option
+from rune_tui.commands.naming import ADAPTER
 from rune_tui.terminal_text import visible_line
 
 MAX_LINE = 400
@@ -20,7 +21,7 @@ MAX_LINE = 400
 
 
 @click.command("evidence", epilog=EXIT_CODES)
-@click.argument("adapter", metavar="ADAPTER")
+@click.argument("adapter", metavar="ADAPTER", type=ADAPTER)
 @click.option("--suite", required=True, metavar="NAME", help="Whose gate split decides.")
 @click.option("--to", "to_tier", type=click.Choice(["task", "domain", "project"]), help="Default: one tier up.")
 @click.option("--anchor", "anchors", multiple=True, metavar="NAME", help="Suite that must not fall; may be repeated.")

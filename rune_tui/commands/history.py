@@ -8,6 +8,7 @@ from engine.api_evolution import Change
 from rune_tui.cli import Settings
 from rune_tui.client_registry import RegistryClient
 from rune_tui.commands.ask import JSON_OPTION, ask
+from rune_tui.commands.naming import ADAPTER
 from rune_tui.commands.output import echo_json
 from rune_tui.commands.record import echo_records
 from rune_tui.promotion_text import change_marks, change_text
@@ -23,7 +24,7 @@ EXPECTED = click.option(
 
 
 @click.command("history")
-@click.option("--adapter", metavar="ID", help="Only changes of this adapter.")
+@click.option("--adapter", metavar="ID", type=ADAPTER, help="Only changes of this adapter.")
 @click.option("--before", type=click.IntRange(min=1), metavar="NUMBER", help="Only changes older than this one.")
 @click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True)
 @JSON_OPTION

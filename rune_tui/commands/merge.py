@@ -12,6 +12,7 @@ from engine.errors import InputError
 from rune_tui.cli import Settings
 from rune_tui.commands.ask import JSON_OPTION
 from rune_tui.commands.follow import EXIT_CODES, run_operation, wait_option
+from rune_tui.commands.naming import ADAPTER
 from rune_tui.commands.output import echo_table
 
 
@@ -20,7 +21,7 @@ def _choice(values: list[str]) -> click.Choice[str]:
 
 
 @click.command("merge", epilog=EXIT_CODES)
-@click.argument("adapters", nargs=-1, required=True, metavar="A B ...")
+@click.argument("adapters", nargs=-1, required=True, metavar="A B ...", type=ADAPTER)
 @click.option("--method", type=_choice([method.value for method in MergeMethod]), default="ties", show_default=True)
 @click.option("--adapter-id", metavar="ID", help="Of the result; default: one is made up.")
 @click.option("--task-type", metavar="TYPE", help="Of the result; default: the first adapter's.")

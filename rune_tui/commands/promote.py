@@ -13,6 +13,7 @@ from engine.errors import InputError
 from rune_tui.cli import Settings
 from rune_tui.client_registry import RegistryClient
 from rune_tui.commands.ask import JSON_OPTION, ask
+from rune_tui.commands.naming import ADAPTER
 from rune_tui.commands.output import echo_json
 from rune_tui.promotion_text import case_lines
 from rune_tui.terminal_text import visible_line
@@ -23,7 +24,7 @@ QUESTION = "Promote it all the same? It is recorded as forced."
 
 
 @click.command("promote")
-@click.argument("adapter_id", metavar="ADAPTER")
+@click.argument("adapter_id", metavar="ADAPTER", type=ADAPTER)
 @click.option("--to", "to_tier", type=click.Choice(["task", "domain", "project"]), help="Tier; default: one up.")
 @click.option("--evidence", metavar="OPERATION", help="Evidence that it rests on; default: the newest.")
 @click.option("--force", is_flag=True, help="Also against the evidence, or without any; recorded as forced.")

@@ -9,11 +9,12 @@ from engine.errors import InputError
 from rune_tui.cli import Settings
 from rune_tui.client_registry import RegistryClient
 from rune_tui.commands.ask import JSON_OPTION, ask
+from rune_tui.commands.naming import ADAPTER
 from rune_tui.commands.record import echo_record
 
 
 @click.command("prune")
-@click.argument("adapter_id", metavar="ADAPTER")
+@click.argument("adapter_id", metavar="ADAPTER", type=ADAPTER)
 @click.option("--force", is_flag=True, help="Also a champion, the last of its type, or a parent of an adapter in use.")
 @JSON_OPTION
 @click.pass_obj

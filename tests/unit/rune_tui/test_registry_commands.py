@@ -40,7 +40,7 @@ def home_served(home: Path, tmp_path: Path) -> Iterator[Path]:
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
-    assert ready.wait(50)
+    assert ready.wait(150)
     yield home
     done.set()
     thread.join(50)
@@ -84,6 +84,22 @@ def test_a63_the_story_of_two_champions(home_served: Path, capfd: pytest.Capture
     assert code == ExitCode.USAGE and "look again" in err
     assert tell("redo")[1].startswith("redone change 5")
     assert json.loads(tell("alias", "list", "--json")[1])["sort@champion"] == "sort-v1"
+
+
+def test_a_name_that_moves_stands_wherever_an_adapter_is_named(
+    home_served: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def tell(*arguments: str) -> tuple[int, str, str]:
+        return said(home_served, capfd, *arguments)
+
+    tell("alias", "set", "sort@challenger", "sort-v2")
+    assert json.loads(tell("adapters", "show", "sort@challenger", "--json")[1])["id"] == "sort-v2"
+    tell("alias", "set", "sort@challenger", "sort-v1")
+    assert json.loads(tell("promote", "sort@challenger", "--dry-run", "--json")[1])["adapter_id"] == "sort-v1"
+    for arguments in (("adapters", "show"), ("prune",), ("promote",), ("evidence", "--suite", "general")):
+        code, out, err = tell(*arguments, "sort@nobody")
+        assert (code, out) == (ExitCode.USAGE, "")
+        assert "No adapter is named 'sort@nobody'" in err and "alias list" in err
 
 
 def test_prune_and_alias_set(home_served: Path, capfd: pytest.CaptureFixture[str]) -> None:
