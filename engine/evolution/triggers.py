@@ -155,11 +155,6 @@ def _ranked(individuals: Iterable[Individual]) -> list[Individual]:
     return [one for _, one in sorted(measured, key=lambda item: (-item[0], item[1].id))]
 
 
-def next_generation(parents: Iterable[Individual]) -> int:
-    """One more than the highest of the parents'."""
-    return 1 + max((parent.generation for parent in parents), default=-1)
-
-
 def counts(before: int, pruned: int, merged: int) -> Counts:
     """The summary of one task type: active is what was, minus pruned, plus merged."""
     return Counts(merged=merged, pruned=pruned, active=before - pruned + merged)

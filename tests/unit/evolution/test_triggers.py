@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.evolution.triggers import Counts, Individual, Policy, ancestors, counts, mate, next_generation, prune
+from engine.evolution.triggers import Counts, Individual, Policy, ancestors, counts, mate, prune
 
 POLICY = Policy()
 
@@ -63,11 +63,6 @@ def test_a62_parents_of_different_bases_are_refused_with_the_reason() -> None:
 def test_equal_fitness_is_told_apart_by_id_whatever_the_order() -> None:
     population = [_one(f"a{i}", 0.5) for i in range(6)]
     assert mate(population, POLICY, ()).parents == mate(population[::-1], POLICY, ()).parents == ("a0", "a1", "a2")
-
-
-def test_generation_is_one_more_than_the_highest() -> None:
-    assert next_generation([_one("a", 0.1, generation=2), _one("b", 0.1, generation=5)]) == 6
-    assert next_generation([]) == 0
 
 
 # --- pruning -------------------------------------------------------------------------------------------------
