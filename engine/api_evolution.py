@@ -12,6 +12,7 @@ from pydantic import Field, FiniteFloat, JsonValue
 
 from engine.api_evidence import NoiseFloor as NoiseFloor
 from engine.api_evidence import TextDrift as TextDrift
+from engine.api_improve import ImproveRequest as ImproveRequest
 from engine.api_learning import RateRecord, SuiteName
 from engine.api_models import Frozen, Identifier
 
@@ -118,7 +119,9 @@ class AnchorResult(Frozen):
     difference_low: float
     """Lower bound of the 95 % interval of the paired difference."""
     kept: bool
-    """The lower bound is above minus the allowed loss."""
+    """The lower bound is above minus the allowed loss, and the anchor is usable."""
+    usable: bool = True
+    """False: it learned from so many of the tasks that the others say nothing of what it does elsewhere."""
 
 
 class Contamination(Frozen):
@@ -132,6 +135,13 @@ class Contamination(Frozen):
     near: int
     """Deciding tasks that share a 13-gram, or 0.8 of their shingles, with a training row."""
     examples: tuple[str, ...] = ()
+
+
+class PartContamination(Contamination):
+    """The same of tasks that do not decide: such as were learned from are left out of what is measured there."""
+
+    part: str
+    """What was measured: tasks out of distribution, or the name of an anchor."""
 
 
 class Evidence(Frozen):
@@ -169,6 +179,8 @@ class Evidence(Frozen):
     """It gains on what it was trained for, and out of distribution the interval of its gain includes 0."""
     anchors: tuple[AnchorResult, ...] = ()
     contamination: Contamination
+    contaminations: tuple[PartContamination, ...] = ()
+    """Of what does not decide; empty in evidence of a program that looked at the deciding tasks alone."""
     text: TextDrift | None = None
     """None: not measured."""
     text_unmeasured: str = ""
@@ -350,21 +362,6 @@ class SweepSummary(Frozen):
     task_types: dict[str, TypeSummary]
     generation: int
     seconds: float
-
-
-class ImproveRequest(Frozen):
-    """Body of POST /improve: run, keep what was verified, train, evaluate, promote, and again."""
-
-    suite: SuiteName
-    rounds: int = Field(default=1, ge=1, le=20)
-    explore: bool = True
-    """Where the model solves nothing, let the explorer search for solutions."""
-    demonstrations: str | None = None
-    """Absolute path of a JSONL file of `{"prompt", "completion"}` to learn from besides."""
-    preset: str = "standard"
-    limit: int | None = Field(default=None, ge=1)
-    """Tasks of the train split in one round."""
-    seed: int = Field(default=0, ge=0, lt=2**31)
 
 
 class ImproveRound(Frozen):

@@ -260,10 +260,25 @@ REHEARSAL = "rehearsal/"
 task has a slash. What an adapter is picked for is told by its other rows."""
 
 
+MAX_REHEARSED = 8
+"""Suites of one rehearsal."""
+
+
+def each_once(suites: tuple[SuiteName, ...]) -> tuple[SuiteName, ...]:
+    """The same suites.
+
+    Raises:
+        ValueError: one is named twice.
+    """
+    if len(set(suites)) < len(suites):
+        raise ValueError("a suite is named twice")
+    return suites
+
+
 class RehearseRequest(Frozen):
     """Body of POST /rehearse: prompts of other domains, for the base model to answer."""
 
-    suites: tuple[SuiteName, ...] = Field(min_length=1, max_length=8)
+    suites: tuple[SuiteName, ...] = Field(min_length=1, max_length=MAX_REHEARSED)
     """Each once; their `train` splits are asked, nothing else."""
     count: int = Field(default=60, ge=1, le=500)
     """Prompts of each suite, from all over its train split; all of them where it has fewer."""
@@ -274,8 +289,7 @@ class RehearseRequest(Frozen):
 
     @model_validator(mode="after")
     def _each_once(self) -> RehearseRequest:
-        if len(set(self.suites)) < len(self.suites):
-            raise ValueError("a suite is named twice")
+        each_once(self.suites)
         return self
 
 

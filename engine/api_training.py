@@ -27,6 +27,9 @@ class TrainRequest(Frozen):
     """With from_trajectories: only these sessions; empty means all that are verified."""
     demonstrations: str | None = None
     """With from_trajectories: absolute path of a JSONL file as of `dataset`, learned from besides."""
+    rehearsal: Identifier | None = None
+    """Succeeded operation of the kind `rehearse`: what the base model said in it is kept besides. That is nothing to
+    learn from by itself."""
     preset: str = "standard"
     method: TrainMethod | None = None
     rank: int | None = Field(default=None, ge=1, le=512)
@@ -55,6 +58,8 @@ class TrainPreview(Frozen):
 
     examples: int
     held_out: int
+    kept: int = 0
+    """Rows of which nothing is learned: the base model's thoughts about them are kept."""
     left_out: int
     """Rows that are too long, repeated, or beyond the cap of their task."""
     tokens: int

@@ -30,7 +30,7 @@ from engine.evolution.evidence import EvidenceHandler, Evidences
 from engine.evolution.evidence import Parts as EvidenceParts
 from engine.evolution.improve import ImproveHandler
 from engine.evolution.improve import Parts as ImproveParts
-from engine.evolution.improve_steps import EvidenceSteps, TrainingSteps
+from engine.evolution.improve_steps import EvidenceSteps, RehearsalSteps, TrainingSteps
 from engine.evolution.learned import Learned
 from engine.evolution.looks import Looks
 from engine.evolution.measure import Examiner
@@ -132,6 +132,7 @@ class Learning:
             suites=self.suites,
             solving=SessionRuns(stores.sessions, stores.journal, doors),
             training=TrainingSteps(stores.db, stores.journal, ground.training),
+            rehearsing=RehearsalSteps(stores.journal, self.operations),
             gathering=EvidenceSteps(stores.journal, self.operations),
             registry=stores.registry,
             promotions=self.promotions,

@@ -14,7 +14,10 @@ from engine.errors import InputError
 MAX_DIGITS = 9
 """More tasks than that no suite has."""
 
-_LABELS = {"limit": "tasks"}
+REHEARSED = " ".join(ImproveRequest.model_fields["rehearse"].default)
+"""What is rehearsed where nothing else is typed."""
+
+_LABELS = {"limit": "tasks", "rehearse": "answered as before"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class ImproveForm:
     rounds: str = "1"
     preset: str = "standard"
     limit: str = ""
+    rehearse: str = REHEARSED
+    """Names with space or commas between them."""
     explore: bool = True
 
 
@@ -47,6 +52,7 @@ def read_improve_form(form: ImproveForm) -> ImproveRequest:
         "rounds": _number("rounds", form.rounds),
         "preset": form.preset.strip() or "standard",
         "explore": form.explore,
+        "rehearse": tuple(form.rehearse.replace(",", " ").split()),
     }
     if form.limit.strip():
         values["limit"] = _number("tasks", form.limit)
@@ -55,7 +61,7 @@ def read_improve_form(form: ImproveForm) -> ImproveRequest:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
-        raise InputError(f"{_LABELS.get(name, name)}: {first['msg']}.") from error
+        raise InputError(f"{_LABELS.get(name, name)}: {first['msg'].removeprefix('Value error, ')}.") from error
 
 
 def _number(name: str, text: str) -> int:

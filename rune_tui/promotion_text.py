@@ -62,6 +62,7 @@ def evidence_lines(evidence: Evidence) -> list[Line]:
         *(_anchor(anchor) for anchor in evidence.anchors),
         _text(evidence),
         _contamination(evidence),
+        *_of_parts(evidence),
     ]
 
 
@@ -113,6 +114,8 @@ def _elsewhere(evidence: Evidence) -> Line:
 
 def _anchor(anchor: AnchorResult) -> Line:
     text = f"{anchor.adapter.value:.1%} was {anchor.reference.value:.1%}, at least {anchor.difference_low:+.1%}"
+    if not anchor.usable:
+        return f"  {anchor.name:<12} {text}: not usable, it learned from its tasks", Weight.WARN
     kept = "kept" if anchor.kept else "lost"
     return f"  {anchor.name:<12} {text}: {kept}", Weight.PLAIN if anchor.kept else Weight.BAD
 
@@ -147,3 +150,16 @@ def _contamination(evidence: Evidence) -> Line:
     return f"  overlap      {text if shared else f'none with {found.rows} training rows'}", (
         Weight.BAD if shared else Weight.PLAIN
     )
+
+
+def _of_parts(evidence: Evidence) -> list[Line]:
+    """Of what does not decide, where that was looked at: what overlaps, and that the rest does not."""
+    checked = [found for found in evidence.contaminations if found.checked]
+    shared = [found for found in checked if found.exact + found.near]
+    lines: list[Line] = [
+        (f"  overlap      {found.part}: {found.exact} exact and {found.near} near copies, left out", Weight.WARN)
+        for found in shared
+    ]
+    if clean := [found.part for found in checked if found not in shared]:
+        lines.append((f"  overlap      none of {'; '.join(clean)}", Weight.PLAIN))
+    return lines

@@ -1,13 +1,17 @@
 """Closes the loop: run, keep what was verified, train, measure, promote, and again with what was promoted.
 
     tasks of the train split ──► the model tries ──► the explorer tries what it did not solve
-         ▲                                                      │ verified sessions of all rounds, demonstrations
-         │                                                      ▼
+         ▲                                                      │ verified sessions of all rounds, demonstrations;
+         │                                                      ▼ to be kept: the base model's answers elsewhere
     next round, with ◄── promoted, if it is proven ◄── evidence on the gate ◄── training job
     whatever is in use
 
-Nothing here is stored: sessions are known by the round's run, the job by the adapter that it makes, evidence by what
-it was asked. So whoever goes on after a crash finds every step that was done, and does the first that was not.
+An adapter that learns one domain alone forgets the others, and is refused for it. So what the base model says on other
+suites is rehearsed, once for all rounds and not before there is something to learn.
+
+Nothing here is stored: sessions are known by the round's run, the job by the adapter that it makes, evidence and the
+rehearsal by what they were asked. So whoever goes on after a crash finds every step that was done, and does the first
+that was not.
 """
 
 from __future__ import annotations
@@ -26,12 +30,12 @@ from engine.api_evolution import (
     PromoteRequest,
     Verdict,
 )
-from engine.api_learning import Operation, Split, SuiteTask
+from engine.api_learning import Operation, RehearseRequest, Split, SuiteTask
 from engine.api_models import PASSING, SessionRecord, TaskMode, TaskSpec
 from engine.api_training import TrainJob, TrainRequest
 from engine.errors import ConflictError, InputError
 from engine.evolution.evidence import fresh_seed
-from engine.evolution.improve_progress import PROBED, SOLVED, STEPS, TRAINED, TRIED, Rounds
+from engine.evolution.improve_progress import PROBED, REHEARSED, SOLVED, STEPS, TRAINED, TRIED, Rounds
 from engine.evolution.promotion import Promotions
 from engine.evolution.seams import SuiteTasks
 from engine.operations import Progress
@@ -63,6 +67,14 @@ class Training(Protocol):
         ...
 
 
+class Rehearsing(Protocol):
+    """Writes down what the base model says (`engine.evolution.improve_steps`)."""
+
+    async def rehearse(self, request: RehearseRequest, since: str, progress: Progress) -> str:
+        """Id of the operation that did it, asked at `since` (`Operation.created_at`) or later."""
+        ...
+
+
 class Gathering(Protocol):
     """Measures what a promotion rests on (`engine.evolution.improve_steps`)."""
 
@@ -77,6 +89,7 @@ class Parts:
 
     suites: SuiteTasks
     solving: Solving
+    rehearsing: Rehearsing
     training: Training
     gathering: Gathering
     registry: Registry
@@ -119,24 +132,25 @@ class ImproveHandler:
         if len(kinds) != 1:
             what = "has no task to learn from" if not tasks else f"has tasks of several types: {sorted(kinds)}"
             raise InputError(f"The suite {request.suite} {what}.")
-        improving = _Improving(self._parts, operation.id, request, tasks, progress)
-        return await improving.run()
+        return await _Improving(self._parts, operation, tasks, progress).run()
 
 
 class _Improving:
     """One operation at work. Owner of what the rounds so far came to."""
 
-    def __init__(
-        self, parts: Parts, operation_id: str, request: ImproveRequest, tasks: Sequence[SuiteTask], progress: Progress
-    ) -> None:
+    def __init__(self, parts: Parts, operation: Operation, tasks: Sequence[SuiteTask], progress: Progress) -> None:
+        request = ImproveRequest.model_validate(operation.request)
         self._parts = parts
-        self._id = operation_id
+        self._id = operation.id
+        self._asked_at = operation.created_at
         self._request = request
         self._tasks = tasks
         self._progress = Rounds(progress, request.rounds, parts.clock.monotonic)
         self._task_type = tasks[0].task_type
         self._solved: dict[str, Solved] = {}
         """By task id: the newest solution of each."""
+        self._rehearsal: str | None = None
+        """The operation with what every round keeps; None: nothing is kept, or nothing was learned yet."""
         self._promoted: str | None = None
         """The last adapter of this operation that is in use: the next one begins with its weights."""
 
@@ -199,9 +213,9 @@ class _Improving:
     async def _learn(self, counts: ImproveRound) -> ImproveRound:
         number = counts.number
         adapter_id = f"{self._request.suite}-{self._id.rsplit('-', 1)[-1]}-{number}"
-        job = await self._parts.training.train(
-            self._training_request(adapter_id), self._progress.step(number, SOLVED, TRAINED, "training")
-        )
+        await self._rehearse(number)
+        tell = self._progress.step(number, REHEARSED if self._rehearsal else SOLVED, TRAINED, "training")
+        job = await self._parts.training.train(self._training_request(adapter_id), tell)
         adapter = await self._parts.registry.get(adapter_id)
         request = EvidenceRequest(
             adapter=adapter_id,
@@ -226,8 +240,18 @@ class _Improving:
             }
         )
 
+    async def _rehearse(self, number: int) -> None:
+        suites = elsewhere(self._request)
+        if suites and self._rehearsal is None:
+            tell = self._progress.step(number, SOLVED, REHEARSED, "rehearsal")
+            request = RehearseRequest(suites=suites, seed=self._request.seed)
+            self._rehearsal = await self._parts.rehearsing.rehearse(request, self._asked_at, tell)
+
     def _training_request(self, adapter_id: str) -> TrainRequest:
-        """All that was verified in this operation, from the weights of its last adapter that is in use."""
+        """All that was verified in this operation, from the weights of its last adapter that is in use.
+
+        The base model's answers are kept besides.
+        """
         sessions = tuple(solved.session.id for solved in self._solved.values())
         source = {"from_trajectories": True, "sessions": sessions, "demonstrations": self._request.demonstrations}
         return TrainRequest.model_validate(
@@ -237,6 +261,7 @@ class _Improving:
                 "preset": self._request.preset,
                 "seed": self._request.seed,
                 "warm_start": self._promoted,
+                "rehearsal": self._rehearsal,
                 **(source if sessions else {"dataset": self._request.demonstrations}),
             }
         )
@@ -255,6 +280,11 @@ class _Improving:
             # resumed operation would find the same. `rune-tui promote` has it measured against whom it must beat now.
             return f"Not promoted: {error}"
         return ""
+
+
+def elsewhere(request: ImproveRequest) -> tuple[str, ...]:
+    """The suites to rehearse: not the one whose answers are to change. Pure."""
+    return tuple(suite for suite in request.rehearse if suite != request.suite)
 
 
 def tasks_of_round(tasks: Sequence[SuiteTask], number: int, limit: int | None) -> list[SuiteTask]:

@@ -13,9 +13,9 @@ from engine.operations import Progress
 
 STEPS = 100
 """Of the progress of one round."""
-PROBED, TRIED, SOLVED, TRAINED = 4, 17, 34, 67
-"""Where in a round the probe is done, the model, the explorer, the training: a third each for running, training and
-measuring."""
+PROBED, TRIED, SOLVED, REHEARSED, TRAINED = 4, 17, 34, 38, 67
+"""Where in a round the probe is done, the model, the explorer, the rehearsal where there is one, the training: a third
+each for running, training and measuring."""
 
 Seconds = Callable[[], float]
 """Reading of a clock that only runs forward."""

@@ -1,6 +1,7 @@
-"""What `improve` asks of the training queue and of the evidence operations: made once, found again after a crash.
+"""What `improve` asks of the training queue and of other operations: made once, found again after a crash.
 
-A training job is known by the adapter that it is to make, an evidence operation by whom and for what it was asked.
+A training job is known by the adapter that it is to make, an evidence operation by whom and for what it was asked, a
+rehearsal by what was asked since the rounds were.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import TypeVar, cast
 from pydantic import ValidationError
 
 from engine.api_evolution import Evidence, EvidenceRequest
-from engine.api_learning import Operation, OperationKind, OperationProgress
-from engine.api_models import FINAL_STATES, Event, RunState, StreamChunk
+from engine.api_learning import Operation, OperationKind, OperationProgress, RehearseRequest
+from engine.api_models import FINAL_STATES, Event, Frozen, RunState, StreamChunk
 from engine.api_training import TrainJob, TrainProgress, TrainRequest
 from engine.errors import ConflictError, RuneError, TrainingError
 from engine.events import Journal
@@ -24,7 +25,7 @@ from engine.training.service import TrainingService
 from registry.db import Database, Reader
 
 MAX_LOOKED_AT = 200
-"""Newest evidence operations that are searched for one that was asked before."""
+"""Newest operations of a kind that are searched for one that was asked before."""
 _MAKING = """
 SELECT id FROM training_jobs JOIN jobs USING (id) WHERE lower(adapter_id) = lower(?) ORDER BY number DESC LIMIT 1
 """
@@ -110,39 +111,56 @@ class TrainingSteps:
         return await until(self._journal, since, (f"training/{job_id}", f"job/{job_id}"), look)
 
 
-class EvidenceSteps:
-    """Gathers evidence by an operation of its own, which the promotion then names."""
+class OperationSteps:
+    """Has operations of one kind done, each once.
 
-    def __init__(self, journal: Journal, operations: Operations) -> None:
+    Args:
+        kind: of the operations.
+        form: what they are asked by.
+    """
+
+    def __init__(self, journal: Journal, operations: Operations, kind: OperationKind, form: type[Frozen]) -> None:
         self._journal = journal
         self._operations = operations
+        self._kind = kind
+        self._form = form
 
-    async def gather(self, request: EvidenceRequest, progress: Progress) -> tuple[str, Evidence]:
-        """Id of the operation, and what it found.
+    async def done(self, request: Frozen, progress: Progress, since: str = "") -> Operation:
+        """The operation that was asked just that, once it has succeeded: asked, resumed or only waited for.
+
+        Args:
+            since: time as of `Operation.created_at`; one that was asked before it is another one.
 
         Raises:
-            ConflictError: this engine gathers no evidence.
-            RuneError: it could not be measured.
+            ConflictError: this engine does no operations of that kind.
+            RuneError: it failed.
         """
-        since = await self._journal.last_sequence()
-        operation = await self._asked(request)
+        followed = await self._journal.last_sequence()
+        operation = await self._asked(request, since)
         if operation is None:
-            operation = await self._operations.create(OperationKind.EVIDENCE, request)
+            operation = await self._operations.create(self._kind, request)
         elif operation.state in STOPPED:
             operation = await self._operations.resume(operation.id)
         try:
-            operation = await self._ended(operation.id, since, progress)
+            operation = await self._ended(operation.id, followed, progress)
         except asyncio.CancelledError:
             with suppress(ConflictError):
                 await self._operations.cancel(operation.id)
             raise
         if operation.state is not RunState.SUCCEEDED or operation.result is None:
             raise RuneError(f"{operation.id} is {operation.state.value}: {operation.reason}")
-        return operation.id, Evidence.model_validate(operation.result)
+        return operation
 
-    async def _asked(self, request: EvidenceRequest) -> Operation | None:
-        page = await self._operations.page(OperationKind.EVIDENCE, limit=MAX_LOOKED_AT)
-        return next((operation for operation in page if _asks(operation, request)), None)
+    async def _asked(self, request: Frozen, since: str) -> Operation | None:
+        page = await self._operations.page(self._kind, limit=MAX_LOOKED_AT)
+        return next((one for one in page if one.created_at >= since and self._asks(one, request)), None)
+
+    def _asks(self, operation: Operation, request: Frozen) -> bool:
+        """Whether it was asked just that. Compared as models: one of an older program lacks the newest fields."""
+        try:
+            return self._form.model_validate(operation.request) == request
+        except ValidationError:  # of a newer program
+            return False
 
     async def _ended(self, operation_id: str, since: int, progress: Progress) -> Operation:
         async def look(told: Sequence[Event]) -> Operation | None:
@@ -156,12 +174,41 @@ class EvidenceSteps:
         return await until(self._journal, since, (f"operation/{operation_id}",), look)
 
 
-def _asks(operation: Operation, request: EvidenceRequest) -> bool:
-    """Whether it was asked just that. Compared as models: one of an older program lacks the newest fields."""
-    try:
-        return EvidenceRequest.model_validate(operation.request) == request
-    except ValidationError:  # of a newer program
-        return False
+class EvidenceSteps:
+    """Gathers evidence by an operation of its own, which the promotion then names."""
+
+    def __init__(self, journal: Journal, operations: Operations) -> None:
+        self._steps = OperationSteps(journal, operations, OperationKind.EVIDENCE, EvidenceRequest)
+
+    async def gather(self, request: EvidenceRequest, progress: Progress) -> tuple[str, Evidence]:
+        """Id of the operation, and what it found.
+
+        Raises:
+            ConflictError: this engine gathers no evidence.
+            RuneError: it could not be measured.
+        """
+        operation = await self._steps.done(request, progress)
+        return operation.id, Evidence.model_validate(operation.result)
+
+
+class RehearsalSteps:
+    """Has the base model's answers written down by an operation of its own, which the training then names."""
+
+    def __init__(self, journal: Journal, operations: Operations) -> None:
+        self._steps = OperationSteps(journal, operations, OperationKind.REHEARSE, RehearseRequest)
+
+    async def rehearse(self, request: RehearseRequest, since: str, progress: Progress) -> str:
+        """Id of the operation.
+
+        Args:
+            since: time at which the rounds were asked for. What was rehearsed before may be of another base model, of
+                other prompts or templates: nothing but its age tells.
+
+        Raises:
+            ConflictError: this engine does not rehearse.
+            RuneError: it could not be rehearsed.
+        """
+        return (await self._steps.done(request, progress, since)).id
 
 
 async def until(

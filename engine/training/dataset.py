@@ -68,6 +68,8 @@ class Dataset:
     digest: str
     learned: tuple[int, ...]
     """Characters of each row that is learned from."""
+    kept: tuple[int, ...]
+    """Characters of each row of which nothing is learned (`DataRow.keep`)."""
     held_out: tuple[int, ...]
     """Characters of each row that is only evaluated on."""
     left_out: int
@@ -81,17 +83,23 @@ def build(examples: Sequence[Example], recipe: TrainSection, seed: int, *, leaki
         InputError: nothing is left to learn from.
     """
     chosen = select(examples, per_task=recipe.per_task, held_out=recipe.held_out, seed=seed)
-    if not any(not row.held_out and not row.keep for row in chosen.rows):
+    if not any(map(teaches, chosen.rows)):
         raise InputError("There is no example to learn from; give more data.")
     content = b"".join(row.model_dump_json().encode() + b"\n" for row in chosen.rows)
-    sizes = [(row.held_out, characters(row)) for row in chosen.rows]
+    rows = chosen.rows
     return Dataset(
         content=content,
         digest=hashlib.sha256(content).hexdigest(),
-        learned=tuple(size for held_out, size in sizes if not held_out),
-        held_out=tuple(size for held_out, size in sizes if held_out),
+        learned=tuple(characters(row) for row in rows if teaches(row)),
+        kept=tuple(characters(row) for row in rows if row.keep),
+        held_out=tuple(characters(row) for row in rows if row.held_out),
         left_out=chosen.repeated + chosen.beyond_cap + leaking,
     )
+
+
+def teaches(row: DataRow) -> bool:
+    """Whether anything is learned from it."""
+    return not row.held_out and not row.keep
 
 
 def characters(row: DataRow) -> int:
@@ -160,7 +168,7 @@ def _example(line: bytes, place: str) -> Example:
         raise InputError(f"{place}: the prompt or the completion has nothing but space.")
     # A row without a task is a task of its own, named by what it asks.
     task = row.task or hashlib.sha256(row.prompt.encode()).hexdigest()[:16]
-    return Example(_asked(row.prompt, row.system), row.completion, task, row.cut, row.keep)
+    return Example(asked(row.prompt, row.system), row.completion, task, row.cut, row.keep)
 
 
 # --- trajectories --------------------------------------------------------------------------------------------
@@ -206,15 +214,15 @@ def examples_of(session: SessionRecord, attempts: Sequence[AttemptRecord]) -> li
     answer = f"```python\n{code}\n```"
     final = next((record for record in reversed(attempts) if record.code.strip() == code), None)
     if final is None:  # put together from parts without a model: only the task itself asks for it
-        return [Example(_asked(session.task.prompt), answer, session.task.id)]
+        return [Example(asked(session.task.prompt), answer, session.task.id)]
     loop = [record for record in attempts if _same_loop(record, final) and record.number <= final.number]
     # A repair's first request is about failing code already; the task alone is what asks for the whole.
     repairing = final.phase is PhaseName.REPAIR
-    first = _asked(session.task.prompt) if repairing else _asked(loop[0].prompt, loop[0].system_prompt)
+    first = asked(session.task.prompt) if repairing else asked(loop[0].prompt, loop[0].system_prompt)
     found = [Example(first, answer, session.task.id)]
     earlier = [record for record in attempts if record.number < final.number and record.code.strip()]
     if earlier and _mends(final, earlier[-1]):
-        found.append(Example(_asked(final.prompt, final.system_prompt), answer, session.task.id))
+        found.append(Example(asked(final.prompt, final.system_prompt), answer, session.task.id))
     return found
 
 
@@ -224,7 +232,8 @@ def gives_away(example: Example, secret: frozenset[str]) -> bool:
     return bool(secret) and any(line.strip() in secret for text in texts for line in text.splitlines())
 
 
-def _asked(prompt: str, system: str = "") -> tuple[Turn, ...]:
+def asked(prompt: str, system: str = "") -> tuple[Turn, ...]:
+    """The turns of a request; an empty system turn is none."""
     user = Turn(role="user", content=prompt)
     return (Turn(role="system", content=system), user) if system else (user,)
 
@@ -304,7 +313,7 @@ class DataStore:
         if not self.is_whole(digest):
             return 0
         with self.path(digest).open("rb") as file:
-            return sum(not parse_row(line, number).held_out for number, line in enumerate(file, start=1))
+            return sum(teaches(parse_row(line, number)) for number, line in enumerate(file, start=1))
 
     def is_whole(self, digest: str) -> bool:
         """Whether the file is there with the content that it is named by."""

@@ -52,16 +52,19 @@ def preview(
         InputError: so little is left that nothing would be learned.
     """
     fitting = [tokens for tokens in map(_tokens, data.learned) if tokens <= recipe.max_tokens]
-    steps = check_steps(len(fitting), recipe)
-    longest = max((*data.learned, *data.held_out))
+    kept = [tokens for tokens in map(_tokens, data.kept) if tokens <= recipe.max_tokens]
+    steps = check_steps(len(fitting), recipe, len(kept))
+    tokens = sum(fitting) + sum(kept)
+    longest = max((*data.learned, *data.kept, *data.held_out))
     need = need_mib(shape, recipe, longest, gpu=room.is_gpu, bf16=bf16)
     free = room.free_mib + room.given_back_mib
-    trained = trained_tokens(sum(fitting), len(fitting), recipe)
+    trained = trained_tokens(tokens, len(fitting) + len(kept), recipe)
     return TrainPreview(
         examples=len(fitting),
         held_out=len(data.held_out),
-        left_out=data.left_out + len(data.learned) - len(fitting),
-        tokens=sum(fitting),
+        kept=len(kept),
+        left_out=data.left_out + len(data.learned) - len(fitting) + len(data.kept) - len(kept),
+        tokens=tokens,
         steps=steps,
         peak_mib=need,
         free_mib=free,

@@ -47,8 +47,12 @@ def _of_parent(request: TrainRequest, config: Config, parent: Adapter) -> dict[s
     return {"rank": parent.rank, "alpha": parent.alpha, "targets": targets, "first_layer": 0}
 
 
-def check_steps(examples: int, recipe: TrainSection) -> int:
+def check_steps(examples: int, recipe: TrainSection, kept: int = 0) -> int:
     """How many optimizer steps that will be.
+
+    Args:
+        examples: rows that are learned from; they alone must make enough steps.
+        kept: rows besides of which nothing is learned.
 
     Raises:
         InputError: too few to learn anything.
@@ -59,4 +63,4 @@ def check_steps(examples: int, recipe: TrainSection) -> int:
             f"{examples} examples make {steps} steps, and fewer than {MIN_STEPS} teach nothing; "
             "give more data, more epochs or a smaller batch."
         )
-    return steps
+    return planned_steps(examples + kept, recipe)

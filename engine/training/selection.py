@@ -36,7 +36,8 @@ class Example:
     cut: bool = False
     """The answer goes on after this: its end is not learned."""
     keep: bool = False
-    """Nothing of it is learned: the base model's thoughts about this answer are kept. Never held out."""
+    """Nothing of it is learned: the base model's thoughts about this answer are kept. Never held out, and without a say
+    in what else is."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,14 @@ def select(examples: Sequence[Example], *, per_task: int, held_out: float, seed:
         taken[example.task] += 1
         if taken[example.task] <= per_task:
             kept.append(example)
-    groups = _groups(kept)
-    apart = _held_out({groups[example.task] for example in kept if not example.keep}, held_out, seed)
+    groups = _groups(example for example in kept if not example.keep)
+    apart = _held_out(set(groups.values()), held_out, seed)
     rows = tuple(
         DataRow(
             messages=example.messages,
             completion=example.completion,
             task=example.task,
-            held_out=groups[example.task] in apart and not example.keep,
+            held_out=not example.keep and groups[example.task] in apart,
             cut=example.cut,
             keep=example.keep,
         )
@@ -90,7 +91,7 @@ def normal_form(text: str) -> str:
     try:
         tree = ast.parse(code_of(text))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return _words(text)
+        return words(text)
     try:
         for node in ast.walk(tree):
             _drop_docstring(node)
@@ -98,15 +99,16 @@ def normal_form(text: str) -> str:
             _rename_locals(node)
         return ast.dump(tree)
     except RecursionError:  # nested deeper than Python can walk, though not than it can parse
-        return _words(text)
+        return words(text)
 
 
 def _identity(example: Example) -> tuple[str, str, bool, bool]:
     # A beginning and a whole answer teach different things, even where they are the same text; so does what is kept.
-    return _words(example.messages[-1].content), normal_form(example.completion), example.cut, example.keep
+    return words(example.messages[-1].content), normal_form(example.completion), example.cut, example.keep
 
 
-def _words(text: str) -> str:
+def words(text: str) -> str:
+    """Equal for texts that differ in their space alone."""
     return _SPACE.sub(" ", text).strip()
 
 
@@ -159,7 +161,7 @@ def _groups(examples: Iterable[Example]) -> dict[str, str]:
 
     by_prompt: dict[str, str] = {}
     for example in examples:
-        prompt = _words(example.messages[-1].content)
+        prompt = words(example.messages[-1].content)
         one, other = sorted((root(example.task), root(by_prompt.setdefault(prompt, example.task))))
         parent[other] = one
     return {task: root(task) for task in list(parent)}

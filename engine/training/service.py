@@ -33,6 +33,8 @@ from engine.training.jobs import Claimed, NewJob, TrainingJobs
 from engine.training.kill_switch import Benchmark, KillSwitch
 from engine.training.preview import Room, cpu_has_bf16, need_mib, preview
 from engine.training.recipes import check_steps, recipe_of
+from engine.training.rehearsed import beside, read_rehearsal
+from engine.training.selection import Example
 from engine.training.spec import TrainSpec
 from engine.training.trainer import JobTrainer, Parts
 from engine.training.trajectories import TrajectoryStore
@@ -149,7 +151,7 @@ class TrainingService:
         """Queue a job. When this returns, it and its data are on disk.
 
         Raises:
-            InputError: the file, a session, the preset or a value is not good; says which.
+            InputError: the file, a session, the rehearsal, the preset or a value is not good; says which.
             NotFoundError: there is no such session, or no such suite for the kill switch.
             ConflictError, RegistryError: the adapter's id is taken, or the warm start cannot be used.
         """
@@ -228,18 +230,24 @@ class TrainingService:
         return None if request.warm_start is None else await self._parts.registry.resolve_for_load(request.warm_start)
 
     async def _data(self, request: TrainRequest, recipe: TrainSection) -> Dataset:
+        rehearsed = await self._rehearsed(request)
         if request.dataset is not None:
             path = Path(request.dataset)
-            return await run_to_end(lambda: build(read_file(path), recipe, request.seed))
+            return await run_to_end(lambda: build(beside(read_file(path), rehearsed), recipe, request.seed))
         known = await self._trajectories.read(request.sessions)
         shown = Path(request.demonstrations) if request.demonstrations is not None else None
 
         def select() -> Dataset:
             examples, leaking = from_trajectories(known)
             examples += read_file(shown) if shown is not None else []
-            return build(examples, recipe, request.seed, leaking=leaking)
+            return build(beside(examples, rehearsed), recipe, request.seed, leaking=leaking)
 
         return await run_to_end(select)
+
+    async def _rehearsed(self, request: TrainRequest) -> list[Example]:
+        if request.rehearsal is None:
+            return []
+        return await read_rehearsal(self._db, request.rehearsal, self._parts.config.model.base_id)
 
     # --- a claimed job ---
 

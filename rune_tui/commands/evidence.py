@@ -7,7 +7,7 @@ from typing import cast
 import click
 from pydantic import JsonValue, ValidationError
 
-from engine.api_evolution import AnchorResult, Contamination, Evidence, EvidenceRequest
+from engine.api_evolution import AnchorResult, Contamination, Evidence, EvidenceRequest, PartContamination
 from engine.api_learning import RateRecord
 from engine.errors import InputError
 from rune_tui.cli import Settings
@@ -74,6 +74,7 @@ def evidence_lines(evidence: Evidence) -> list[str]:
         *map(_anchor, found.anchors),
         _text(found),
         _contamination(found.contamination),
+        *map(_of_part, found.contaminations),
     ]
     return [*lines, *(f"- {reason}" for reason in found.reasons)]
 
@@ -109,7 +110,7 @@ def _ood(evidence: Evidence) -> str:
 
 
 def _anchor(anchor: AnchorResult) -> str:
-    kept = "kept" if anchor.kept else "not kept"
+    kept = "kept" if anchor.kept else "not kept" if anchor.usable else "not usable, it learned from its tasks"
     return (
         f"anchor {anchor.name}: {_rate(anchor.adapter)} against {_rate(anchor.reference)}, "
         f"difference at least {anchor.difference_low:+.3f}: {kept}"
@@ -120,3 +121,8 @@ def _contamination(found: Contamination) -> str:
     if not found.checked:
         return "contamination: not known what it learned from"
     return f"contamination: {found.exact} exact and {found.near} near, of {found.rows} rows learned from"
+
+
+def _of_part(found: PartContamination) -> str:
+    shared = f"{found.exact} exact and {found.near} near" if found.checked else "not known"
+    return f"contamination of {found.part}: {shared}{', left out' if found.exact + found.near else ''}"

@@ -33,6 +33,13 @@ MAX_LINE = 400
     metavar="FILE",
     help='JSON Lines of {"prompt", "completion"} to learn from besides.',
 )
+@click.option(
+    "--rehearse",
+    multiple=True,
+    metavar="SUITE",
+    help="Suite whose requests are answered as before; may be repeated; default general.",
+)
+@click.option("--no-rehearse", is_flag=True, help="Keep no answers: what is learned may change all of them.")
 @click.option("--preset", default="standard", show_default=True, metavar="NAME", help="Training recipe.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of tasks, training and hidden inputs.")
 @wait_option()
@@ -55,13 +62,20 @@ def read_request(options: dict[str, object]) -> ImproveRequest:
     """The request that the options make.
 
     Raises:
-        InputError: one of them is not valid.
+        InputError: one of them is not valid, or they contradict each other.
     """
+    values = dict(options)
+    rehearse, none = values.pop("rehearse"), values.pop("no_rehearse")
+    if rehearse and none:
+        raise InputError("Give either --rehearse or --no-rehearse.")
+    if rehearse or none:
+        values["rehearse"] = rehearse
     try:
-        return ImproveRequest.model_validate(options)
+        return ImproveRequest.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise InputError(f"--{first['loc'][0]} {first['input']!r}: {first['msg']}.") from error
+        said = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"--{first['loc'][0]} {first['input']!r}: {said}.") from error
 
 
 def show_report(result: dict[str, JsonValue]) -> None:

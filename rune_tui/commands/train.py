@@ -20,6 +20,7 @@ from rune_tui.client import EngineClient
 from rune_tui.commands.ask import JSON_OPTION, ask
 from rune_tui.commands.engine import ensure_engine
 from rune_tui.commands.jobs import print_job
+from rune_tui.commands.naming import ADAPTER
 from rune_tui.commands.output import echo_json
 from rune_tui.progress_bar import ProgressBar
 from rune_tui.terminal_text import visible_line
@@ -47,6 +48,7 @@ Exit codes:
 )
 @click.option("--from-trajectories", is_flag=True, help="Learn from this home's verified sessions.")
 @click.option("--session", "sessions", multiple=True, metavar="ID", help="With --from-trajectories: only this one.")
+@click.option("--rehearsal", metavar="OPERATION", help="Keep what the base model said in this `rune-tui rehearse`.")
 @click.option("--preset", default="standard", show_default=True, help="Recipe of config.toml to begin with.")
 @click.option("--method", type=click.Choice(["qlora", "lora"]), help="Instead of the preset's.")
 @click.option("--rank", type=int, help="Instead of the preset's.")
@@ -57,7 +59,14 @@ Exit codes:
 @click.option("--max-tokens", type=int, help="Of one example; longer ones are left out.")
 @click.option("--adapter-id", metavar="ID", help="Of the adapter to make; default: one is made up.")
 @click.option("--task-type", default="code-gen", show_default=True, help="Of the adapter to make.")
-@click.option("--warm-start", metavar="ID|off", default=OFF, show_default=True, help="Start from an adapter's weights.")
+@click.option(
+    "--warm-start",
+    metavar="ID|off",
+    type=ADAPTER,
+    default=OFF,
+    show_default=True,
+    help="Start from an adapter's weights.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--preview", is_flag=True, help="Only say what it would take.")
 @click.option("--wait", is_flag=True, help="Wait for its end, with a progress bar on stderr.")
@@ -104,6 +113,7 @@ def read_request(options: dict[str, object]) -> TrainRequest:
 def preview_lines(preview: TrainPreview) -> list[str]:
     """What the job would take, for a person."""
     rows = f"{preview.examples} examples ({preview.held_out} held out, {preview.left_out} left out)"
+    rows += f" and {preview.kept} kept" if preview.kept else ""
     time = "nothing like it was run here yet" if preview.seconds is None else f"about {preview.seconds:.0f} s"
     asleep = ", ".join(preview.asleep) or "nobody"
     return [

@@ -16,7 +16,7 @@ from engine.api_evolution import ImproveRequest
 from engine.api_learning import SuiteInfo
 from engine.errors import InputError
 from rune_tui.attach import plain_reason
-from rune_tui.improve_form import ImproveForm, read_improve_form, teaching
+from rune_tui.improve_form import REHEARSED, ImproveForm, read_improve_form, teaching
 from rune_tui.plain_text import PlainInput, PlainStatic
 from rune_tui.screens.suite import suite_rows
 from rune_tui.widgets.choice import Choice
@@ -54,6 +54,8 @@ class ImproveScreen(ModalScreen[ImproveRequest | None]):
             yield PlainInput("standard", id="preset")
             yield PlainStatic("Tasks of one round; empty: all that the suite teaches", classes="label")
             yield PlainInput(id="limit")
+            yield PlainStatic("Suites whose requests are answered as before; empty: none", classes="label")
+            yield PlainInput(REHEARSED, id="rehearse")
             yield PlainStatic("What the model cannot solve", classes="label")
             with RadioSet(id="explore"):
                 yield Choice("the explorer searches for", value=True, id="search", compact=True)
@@ -88,6 +90,7 @@ class ImproveScreen(ModalScreen[ImproveRequest | None]):
             rounds=self._text("rounds"),
             preset=self._text("preset"),
             limit=self._text("limit"),
+            rehearse=self._text("rehearse"),
             explore=self.query_one("#search", Choice).value,
         )
 

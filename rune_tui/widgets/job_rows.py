@@ -224,8 +224,9 @@ def preview_rows(preview: TrainPreview) -> list[Row]:
     time = (
         "unknown: nothing like it was ever run here" if preview.seconds is None else f"about {clock(preview.seconds)}"
     )
+    kept = f"; {preview.kept} keep the base model" if preview.kept else ""
     facts = (
-        ("examples", f"{preview.examples}, and {preview.held_out} held out to measure with"),
+        ("examples", f"{preview.examples}, and {preview.held_out} held out to measure with{kept}"),
         ("left out", f"{preview.left_out} (too long, repeated, or too many of one task)"),
         ("tokens", short_count(preview.tokens)),
         ("steps", str(preview.steps)),

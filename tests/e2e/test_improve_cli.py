@@ -16,7 +16,7 @@ import pytest
 from batch_process import rune
 from support.tiny_base import make_tiny_base
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SETTINGS = """
 [model]
@@ -80,7 +80,7 @@ def said(done: subprocess.CompletedProcess[str], code: int = 0) -> Any:
 
 
 def test_a_round_explores_trains_measures_and_promotes_nothing_that_is_not_proven(place: Path) -> None:
-    report = said(rune(place, "improve", "--suite", "kit", "--json", timeout=200))
+    report = said(rune(place, "improve", "--suite", "kit", "--json", timeout=600))
     report = report.get("result", report)
     (first,) = report["rounds"]
     assert (first["tasks"], first["solved_by_model"], first["solved_by_explorer"]) == (8, 0, 8)
@@ -91,6 +91,11 @@ def test_a_round_explores_trains_measures_and_promotes_nothing_that_is_not_prove
     assert first["reason"].startswith("Not promoted: ")
     adapter = said(rune(place, "adapters", "show", first["adapter_id"], "--json"))
     assert adapter["task_type"] == "kit"
+    (rehearsal,) = said(rune(place, "operations", "list", "--kind", "rehearse", "--json"))
+    job = said(rune(place, "jobs", "show", first["job_id"], "--json"))
+    assert (rehearsal["state"], job["request"]["rehearsal"]) == ("succeeded", rehearsal["id"])
+    rows = (place / "training" / f"{job['data_digest']}.jsonl").read_text().splitlines()
+    assert sum(json.loads(row)["keep"] for row in rows) > 20, "the base model is kept elsewhere by default"
     sessions = said(rune(place, "sessions", "list", "--json"))
     explored = [one for one in sessions if one["task"]["mode"] == "explore"]
     assert {one["outcome"] for one in explored} == {"verified"}

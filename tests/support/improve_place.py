@@ -27,7 +27,7 @@ API = {
     )
 }
 FINAL = ("succeeded", "failed", "cancelled", "interrupted")
-END_S = 120.0
+END_S = 300.0
 
 
 def words(chain: tuple[str, ...]) -> str:
@@ -183,8 +183,8 @@ def twice(engine: WholeEngine) -> list[str]:
             found.append(f"attempted twice: {session['task']['id']}")
     if len(engine.jobs()) > 1:
         found.append("trained twice")
-    evidence = engine.http.get("/operations", params={"kind": "evidence"}).json()
-    if len(evidence) > 1:
-        found.append("measured twice")
+    for kind, done in (("rehearse", "rehearsed"), ("evidence", "measured")):
+        if len(engine.http.get("/operations", params={"kind": kind}).json()) > 1:
+            found.append(f"{done} twice")
     changes = Counter(change["what"] for change in engine.http.get("/history", params={"limit": 100}).json())
     return found + [f"{what} twice" for what, count in changes.items() if count > 1]

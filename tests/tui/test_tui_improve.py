@@ -175,6 +175,8 @@ async def test_a_hostile_note_cannot_drive_the_terminal() -> None:
         ({"limit": "-3"}, "tasks: '-3' is not a number."),
         ({"limit": "0"}, "tasks: "),
         ({"limit": "²"}, "tasks: '²' is not a number."),
+        ({"rehearse": "../up"}, "answered as before: "),
+        ({"rehearse": "general, general"}, "answered as before: a suite is named twice."),
     ],
 )
 def test_a_bad_field_is_named(changes: dict[str, str], sentence: str) -> None:
@@ -187,6 +189,8 @@ def test_a_bad_field_is_named(changes: dict[str, str], sentence: str) -> None:
 def test_a_good_form_is_a_request() -> None:
     form = ImproveForm(suite="kit", rounds=" 3 ", preset="", limit="12", explore=False)
     assert read_improve_form(form) == ImproveRequest(suite="kit", rounds=3, limit=12, explore=False)
+    for typed, suites in ((" ", ()), ("inkwell,general", ("inkwell", "general"))):
+        assert read_improve_form(ImproveForm(suite="kit", rehearse=typed)).rehearse == suites
 
 
 def test_a_suite_that_teaches_has_tasks_to_learn_from_and_tasks_that_decide() -> None:

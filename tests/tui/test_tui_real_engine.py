@@ -21,7 +21,7 @@ from support.screen import attached, picture, raw_controls, shows, until
 from engine.api_models import RunState, SessionCreate, TaskSpec
 from rune_tui.client import EngineClient
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TERMINAL = """
 import fcntl, sys, termios
@@ -124,7 +124,7 @@ class Terminal:
         os.close(slave)
         self._open = True
 
-    def wait_for(self, text: bytes, deadline_s: float = 60.0) -> bytes:
+    def wait_for(self, text: bytes, deadline_s: float = 150.0) -> bytes:
         """Read what it draws until the text appears."""
         seen, end = b"", time.monotonic() + deadline_s
         while text not in seen:
@@ -142,7 +142,7 @@ class Terminal:
     def end(self) -> int:
         """Wait for its end, without leaving anything behind."""
         try:
-            return self.process.wait(timeout=30)
+            return self.process.wait(timeout=90)
         finally:
             if self.process.poll() is None:
                 self.process.kill()
@@ -171,7 +171,7 @@ async def test_a_killed_terminal_leaves_the_engine_intact(engine: Process) -> No
             status = await asyncio.to_thread(terminal.end)
             assert (status == 0) == (how != "SIGKILL"), how
             assert (await client.health()).pid == engine.child.pid
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             async for _ in client.events(0):
                 if (await client.session(created.id)).state in DONE:
                     break

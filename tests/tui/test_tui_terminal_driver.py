@@ -50,7 +50,7 @@ def test_what_cannot_be_written_is_dropped_and_said_once() -> None:
     assert (file.written, told) == (["a", "b"], [1])
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(120)
 def test_textuals_writing_thread_goes_on_and_its_queue_never_fills() -> None:
     """Without the outlet the thread ends at the first error, and the event loop waits in the queue for ever."""
     thread = WriterThread(cast("IO[str]", Outlet(cast("IO[str]", Closed(1)), lambda: None)))
@@ -62,7 +62,7 @@ def test_textuals_writing_thread_goes_on_and_its_queue_never_fills() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_an_app_whose_terminal_is_closed_leaves_by_itself(tmp_path: Path) -> None:
     """Without a controlling terminal no SIGHUP comes: that nothing can be drawn any more must be enough."""
     master, slave = pty.openpty()
@@ -77,13 +77,13 @@ def test_an_app_whose_terminal_is_closed_leaves_by_itself(tmp_path: Path) -> Non
     )
     os.close(slave)
     try:
-        seen, end = b"", time.monotonic() + 60
+        seen, end = b"", time.monotonic() + 150
         while b"not connected" not in seen:
             assert time.monotonic() < end, seen[-2000:]
             if select.select([master], [], [], 0.5)[0]:
                 seen += os.read(master, 1 << 16)
         os.close(master)
-        assert child.wait(timeout=30) == 0
+        assert child.wait(timeout=90) == 0
     finally:
         child.kill()
         child.wait()

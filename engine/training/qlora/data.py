@@ -143,7 +143,7 @@ def read_dataset(path: Path, encoder: Encoder, max_tokens: int) -> Dataset:
                     (held_out if row.held_out else train).append(example)
     except OSError as error:
         raise TrainingError(f"The training data cannot be read: {error}.") from error
-    if not train:
+    if all(example.keep for example in train):
         left_out = f" {too_long} rows are longer than {max_tokens} tokens." if too_long else ""
         raise TrainingError(f"There is nothing to learn from.{left_out}")
     return Dataset(tuple(train), tuple(held_out), too_long, digest.hexdigest())

@@ -14,6 +14,7 @@ step, with the random state of then.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -184,9 +185,9 @@ class Loop:
         answer_tokens = sum(example.answer for example in examples)
         began = self._around.clock.monotonic()
         with self._unchanged_if_stopped():
-            loss = self._until_it_fits(lambda size: self._gradients(examples, size, answer_tokens))
+            loss, learned = self._until_it_fits(lambda size: self._gradients(examples, size, answer_tokens))
         grad_norm = self._optimizer.clip()
-        if problem := self.state.watch.check(step, loss, grad_norm):
+        if problem := self.state.watch.check(step, learned, grad_norm):
             raise TrainingError(problem)
         rate = self.plan.learning_rate(step)
         self._optimizer.step(rate)
@@ -211,19 +212,28 @@ class Loop:
         state.step_seconds += report.seconds
         self._recent.append(report)
 
-    def _gradients(self, examples: Sequence[Example], size: int, answer_tokens: int) -> float:
-        """Add up the gradients of a batch, `size` sequences at a time; returns its loss per answer token."""
+    def _gradients(self, examples: Sequence[Example], size: int, answer_tokens: int) -> tuple[float, float | None]:
+        """Add up the gradients of a batch, `size` sequences at a time.
+
+        Returns:
+            Its loss per answer token; that of what is learned alone, per token of it: None where all of it is kept.
+        """
         self._optimizer.clear()
-        total = torch.zeros((), device=self._learner.device)
+        total, of_learned = (torch.zeros((), device=self._learner.device) for _ in range(2))
         for indexes in cut(range(len(examples)), size):
             self._go_on()
             self._fail_on_demand(len(indexes))
             with self._precision():
-                loss = self._loss([examples[index] for index in indexes]) / answer_tokens
+                kept, learned = self._loss.parts([examples[index] for index in indexes])
+                loss = (kept + learned) / answer_tokens
             loss.backward()
             total += loss.detach()
+            of_learned += learned.detach()
             self._around.voice.advance()
-        return float("nan") if self._around.fault.strikes_loss(self.state.step + 1) else float(total)
+        if self._around.fault.strikes_loss(self.state.step + 1):
+            return math.nan, math.nan
+        tokens = sum(example.answer for example in examples if not example.keep)
+        return float(total), float(of_learned) / tokens if tokens else None
 
     # --- evaluations -----------------------------------------------------------------------------------------
 

@@ -52,11 +52,15 @@ class AnswerLoss:
 
     def __call__(self, examples: Sequence[Example]) -> Tensor:
         """A scalar with its graph; float32."""
-        learned = [example for example in examples if not example.keep]
+        kept, learned = self.parts(examples)
+        return kept + learned
+
+    def parts(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """Of what is kept and of what is learned; where there is none, a zero without a graph."""
         kept = [example for example in examples if example.keep]
-        if not kept:
-            return self._learned(learned)
-        return self._kept(kept) + self._learned(learned) if learned else self._kept(kept)
+        learned = [example for example in examples if not example.keep]
+        none = torch.zeros((), device=self._device)
+        return self._kept(kept) if kept else none, self._learned(learned) if learned else none
 
     def _learned(self, examples: Sequence[Example]) -> Tensor:
         tokens, positions, targets = self._tensors(examples)

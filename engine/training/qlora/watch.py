@@ -21,16 +21,22 @@ class LossWatch:
     mean: float = 0.0
     seen: int = 0
 
-    def check(self, step: int, loss: float, grad_norm: float) -> str | None:
+    def check(self, step: int, loss: float | None, grad_norm: float) -> str | None:
         """Take one step's loss in.
+
+        Args:
+            loss: of what is learned; None where nothing is in this step. What is kept begins at zero, and a mean of
+                both would take the first step that learns for an explosion.
 
         Returns:
             None, or why the training must stop.
         """
-        if not math.isfinite(loss):
+        if loss is not None and not math.isfinite(loss):
             return f"The loss is not a number any more at step {step}; try a lower learning rate."
         if not math.isfinite(grad_norm):
             return f"The gradient is not finite any more at step {step}; try a lower learning rate."
+        if loss is None:
+            return None
         limit = self.explode * max(self.mean, FLOOR)
         if self.seen >= WARM_UP and loss > limit:
             return (

@@ -27,7 +27,7 @@ async def record(parts: Parts, count: int, *, session_id: str | None = None, jou
 
 
 async def take(stream: AsyncIterator[Any], count: int) -> list[Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return [await anext(stream) for _ in range(count)]
 
 
@@ -132,7 +132,7 @@ async def exactness(parts: Parts, bus: Bus, slow: Callable[[], Any]) -> list[int
             if item.sequence == total:
                 return
 
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(read())
         for number in range(40):
             await record(parts, number % 30 + 1, journal=journal)
@@ -198,7 +198,7 @@ async def test_a_quiet_stream_gives_an_empty_batch_for_the_keep_alive(parts: Par
 
 async def test_closing_the_bus_ends_streams_that_wait_and_streams_that_come(parts: Parts) -> None:
     stream = parts.journal.stream()
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         reading = group.create_task(collect(stream))
         await asyncio.sleep(0)
         parts.bus.close()

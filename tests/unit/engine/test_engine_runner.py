@@ -34,7 +34,7 @@ async def create(parts: Parts, name: str = "t", run_id: str | None = None) -> st
 
 
 async def until(parts: Parts, session_id: str, *states: RunState) -> SessionRecord:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for _ in parts.journal.stream(session_id=session_id):
             record = await parts.sessions.get(session_id)
             if record.state in states:

@@ -176,7 +176,7 @@ async def test_the_socket_is_0600_and_gone_afterwards(home: Path) -> None:
 async def test_shutdown_ends_the_server_and_open_event_streams(home: Path) -> None:
     query = {"since": 2}  # behind the device's first two
     async with (
-        asyncio.timeout(20),
+        asyncio.timeout(60),
         api(home) as (_, client),
         aconnect_sse(client, "GET", "/events", params=query) as source,
     ):

@@ -48,7 +48,7 @@ def prepare(home: Path, tmp_path: Path) -> str:
 
 
 async def until(engine: Engine, operation_id: str, *states: RunState) -> Operation:
-    async with asyncio.timeout(50):
+    async with asyncio.timeout(150):
         async for _ in engine.journal.stream():
             operation = await engine.learning.operations.get(operation_id)
             if operation.state in states:
@@ -63,7 +63,7 @@ async def test_a84_an_evaluation_over_http_and_its_report(home: Path, tmp_path: 
         operation = await learning.evaluate(EvaluateRequest(suite="mine"))
         assert operation.kind is OperationKind.EVALUATE and operation.request["suite"] == "mine"
         with OperationBar(operation.id) as bar:
-            async with asyncio.timeout(50):
+            async with asyncio.timeout(150):
                 done = await watch(client, operation.id, bar)
         assert done.state is RunState.SUCCEEDED, done.reason
         report = EvaluationReport.model_validate(done.result)
@@ -102,7 +102,7 @@ async def test_an_engine_stops_in_time_with_an_operation_running(home: Path, tmp
     """The answer would take minutes; the engine's own limit for its work is what it may take."""
     script = await asyncio.to_thread(prepare, home, tmp_path)
     config = scripted(home, script, "sandbox.min_level=none")
-    async with asyncio.timeout(50):
+    async with asyncio.timeout(150):
         async with Engine(config, home) as engine:
             operation = await engine.learning.operations.create(OperationKind.EVALUATE, EvaluateRequest(suite="hangs"))
             await engine.device.until(lambda snapshot: snapshot.state is DeviceState.SERVING)

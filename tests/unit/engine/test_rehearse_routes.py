@@ -49,7 +49,7 @@ async def test_the_base_models_answers_over_http(home: Path, tmp_path: Path) -> 
         operation = await learning.rehearse(RehearseRequest(suites=("mine",), max_tokens=8))
         assert operation.kind is OperationKind.REHEARSE and operation.request["suites"] == ["mine"]
         with OperationBar(operation.id) as bar:
-            async with asyncio.timeout(50):
+            async with asyncio.timeout(150):
                 done = await watch(client, operation.id, bar)
         assert done.state is RunState.SUCCEEDED, done.reason
         report = RehearsalReport.model_validate(done.result)
@@ -78,7 +78,7 @@ async def test_the_command_writes_rows_to_stdout_or_a_file_and_prints_the_operat
     asking = ("--home", str(home), "rehearse", "--suite", "mine", "--tokens", "8")
     async with api(home, script, *FAST):
         capfd.readouterr()
-        async with asyncio.timeout(100):
+        async with asyncio.timeout(150):
             assert await asyncio.to_thread(run, asking) == ExitCode.OK
             plain = capfd.readouterr()
             assert await asyncio.to_thread(run, [*asking, "--to", str(rows)]) == ExitCode.OK

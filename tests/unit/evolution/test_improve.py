@@ -11,7 +11,7 @@ from support.evidence_house import KnownOperations, operation
 from support.evolution_house import SUITE, TASK_TYPE, Exam, World, open_world, tell_nobody
 
 from engine.api_evolution import Evidence, EvidenceRequest, ImproveReport, ImproveRequest, Verdict
-from engine.api_learning import Operation, OperationKind, Split, SuiteTask
+from engine.api_learning import Operation, OperationKind, RehearseRequest, Split, SuiteTask
 from engine.api_models import Outcome, RunState, SessionRecord, TaskMode, TaskSpec
 from engine.api_training import TrainJob, TrainRequest
 from engine.errors import InputError, TrainingError
@@ -20,15 +20,18 @@ from engine.evolution.improve import (
     ImproveHandler,
     Parts,
     Solved,
+    elsewhere,
     nothing_to_learn,
     probe_of,
     programs_of,
     tasks_of_round,
 )
+from engine.evolution.improve_progress import REHEARSED
 from engine.evolution.promotion import Promotions
 from engine.operations import Progress
 
 TASKS = 24
+BEGUN = "2026-01-01T00:00:00Z"
 Skill = Callable[[TaskSpec, int], bool]
 
 
@@ -118,6 +121,18 @@ class Trainer:
 
 
 @dataclass
+class Rehearser:
+    """Says what was asked of it."""
+
+    asked: list[tuple[RehearseRequest, str]] = field(default_factory=list[tuple[RehearseRequest, str]])
+
+    async def rehearse(self, request: RehearseRequest, since: str, progress: Progress) -> str:
+        self.asked.append((request, since))
+        await progress(60, 60, "60 rows")
+        return "rehearse-0000beef"
+
+
+@dataclass
 class Gatherer:
     """Evidence by the world's own evidences, kept as finished operations."""
 
@@ -138,22 +153,31 @@ class Loop:
     trainer: Trainer
     gatherer: Gatherer
     suites: WithTrain
+    rehearser: Rehearser = field(default_factory=Rehearser)
 
-    async def improve(self, name: str = "improve-0badcafe", **fields: object) -> ImproveReport:
+    async def improve(
+        self, name: str = "improve-0badcafe", tell: Progress = tell_nobody, **fields: object
+    ) -> ImproveReport:
         request = ImproveRequest.model_validate({"suite": SUITE, **fields})
         asked = Operation(
             id=name,
             kind=OperationKind.IMPROVE,
             state=RunState.RUNNING,
             request=request.model_dump(mode="json"),
-            created_at="2026-01-01T00:00:00Z",
+            created_at=BEGUN,
         )
         world = self.world
-        promotions = Promotions(world.registry, self.gatherer.operations)
         parts = Parts(
-            self.suites, self.solver, self.trainer, self.gatherer, world.registry, promotions, world.parts.clock
+            suites=self.suites,
+            solving=self.solver,
+            rehearsing=self.rehearser,
+            training=self.trainer,
+            gathering=self.gatherer,
+            registry=world.registry,
+            promotions=Promotions(world.registry, self.gatherer.operations),
+            clock=world.parts.clock,
         )
-        return await ImproveHandler(parts).run(asked, tell_nobody)
+        return await ImproveHandler(parts).run(asked, tell)
 
 
 def never(task: TaskSpec, number: int) -> bool:
@@ -302,6 +326,33 @@ async def test_demonstrations_are_learned_from_alone_or_besides(world: World) ->
     assert (request.dataset, request.demonstrations, len(request.sessions)) == (None, "/shown.jsonl", TASKS)
 
 
+async def test_the_base_models_answers_elsewhere_are_kept_by_every_round_and_rehearsed_once(world: World) -> None:
+    one = loop(world, after_round_one, [(0.5, 0.0), (1.0, 0.6)])
+    await one.improve(rounds=2, seed=4)
+    assert one.rehearser.asked == [(RehearseRequest(suites=("general",), seed=4), BEGUN)]
+    assert [request.rehearsal for request in one.trainer.requests] == ["rehearse-0000beef"] * 2
+
+
+async def test_where_nothing_is_to_be_rehearsed_nothing_is(world: World) -> None:
+    one = loop(world)
+    await one.improve(rehearse=())
+    assert (one.rehearser.asked, one.trainer.requests[0].rehearsal) == ([], None)
+
+
+async def test_where_nothing_is_learned_nothing_is_rehearsed(world: World) -> None:
+    one = loop(world)
+    await one.improve(explore=False)
+    assert one.rehearser.asked == []
+
+
+def test_the_suite_that_is_improved_on_is_not_kept_as_it_was() -> None:
+    assert elsewhere(ImproveRequest(suite="kit")) == ("general",)
+    assert elsewhere(ImproveRequest(suite="general")) == ()
+    assert elsewhere(ImproveRequest(suite="kit", rehearse=("inkwell", "kit", "general"))) == ("inkwell", "general")
+    with pytest.raises(ValueError, match="named twice"):
+        ImproveRequest(suite="kit", rehearse=("general", "general"))
+
+
 async def test_resumed_after_a_failure_it_does_nothing_twice(world: World) -> None:
     one = loop(world)
     one.trainer.fails = True
@@ -346,16 +397,17 @@ async def test_a_suite_without_tasks_to_learn_from_is_refused(world: World) -> N
 async def test_progress_rises_to_the_whole(world: World, model: Skill, explore: bool) -> None:
     told: list[tuple[int, int]] = []
 
+    notes: list[str] = []
+
     async def tell(done: int, total: int, note: str = "") -> None:
         told.append((done, total))
+        notes.append(note)
 
     one = loop(world, model, [(0.5, 0.0), (1.0, 0.6)])
-    request = ImproveRequest(suite=SUITE, rounds=2, explore=explore).model_dump(mode="json")
-    asked = Operation(
-        id="improve-1", kind=OperationKind.IMPROVE, state=RunState.RUNNING, request=request, created_at="2026"
-    )
-    promotions = Promotions(world.registry, one.gatherer.operations)
-    parts = Parts(one.suites, one.solver, one.trainer, one.gatherer, world.registry, promotions, world.parts.clock)
-    await ImproveHandler(parts).run(asked, tell)
+    report = await one.improve(tell=tell, rounds=2, explore=explore)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert told[-1] == (200, 200)
+    said = [(told[place], note) for place, note in enumerate(notes) if "rehearsal" in note]
+    learns_in = next((each.number for each in report.rounds if each.job_id), 0)
+    where = (100 * (learns_in - 1) + REHEARSED, 200)
+    assert said == ([(where, f"round {learns_in} of 2, rehearsal: 60 rows")] if learns_in else [])

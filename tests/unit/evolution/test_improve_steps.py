@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +13,18 @@ from support.evidence_house import evidence
 from support.evolution_house import World, open_world, tell_nobody
 
 from engine.api_evolution import Evidence, EvidenceRequest
-from engine.api_learning import Operation, OperationKind
+from engine.api_learning import Operation, OperationKind, RehearsalReport, RehearsalRow, RehearseRequest
+from engine.api_models import FINAL_STATES, Event, RunState
 from engine.errors import RuneError
 from engine.evolution.improve_progress import Rounds, in_minutes
-from engine.evolution.improve_steps import EvidenceSteps
+from engine.evolution.improve_steps import EvidenceSteps, RehearsalSteps, until
 from engine.evolution.measure import Steps
 from engine.jobs import Jobs
 from engine.operations import Operations, Progress
 from registry.clock import SeededClock
 
 REQUEST = EvidenceRequest(adapter="a", suite="kit", to_tier="task", seed=7)
+EVERYDAY = RehearseRequest(suites=("general",))
 
 
 @dataclass
@@ -38,6 +40,37 @@ class Finds:
         if len(self.asked) <= self.failures:
             raise RuneError("The model server went away.")
         return evidence("a")
+
+
+@dataclass
+class Says:
+    """A rehearsal of one row without asking anybody; goes on for ever where it is told to."""
+
+    stays: bool = False
+    asked: list[Operation] = field(default_factory=list[Operation])
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self, operation: Operation, progress: Progress) -> RehearsalReport:
+        self.asked.append(operation)
+        self.begun.set()
+        if self.stays:
+            await asyncio.Event().wait()
+        row = RehearsalRow(prompt="p", completion="c", system="", task="rehearsal/general/1", cut=False)
+        return RehearsalReport(
+            suites=("general",), seed=0, max_tokens=24, base_model="tiny", backend="scripted", base_proven=True,
+            asked=1, empty=0, too_long=0, unanswered=0, tokens=2, seconds=1.0, rows=(row,),
+        )  # fmt: skip
+
+
+@asynccontextmanager
+async def rehearsing(world: World, says: Says) -> AsyncGenerator[tuple[RehearsalSteps, Operations]]:
+    clock = SeededClock(9)
+    operations = Operations(world.db, Jobs(world.journal, clock, owner="one"), world.journal, clock)
+    operations.add_handler(OperationKind.REHEARSE, says)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(operations.run())
+        yield RehearsalSteps(world.journal, operations), operations
+        running.cancel()
 
 
 @asynccontextmanager
@@ -82,6 +115,42 @@ async def test_what_failed_is_resumed_and_says_why_where_it_fails_again(home: Pa
         first, found = await gathering.gather(REQUEST, tell_nobody)
         assert [one.id for one in await operations.page()] == [first]
     assert found == evidence("a")
+
+
+# --- rehearsals ---
+
+
+async def test_it_is_rehearsed_once_since_the_rounds_were_asked_for_and_anew_for_later_ones(home: Path) -> None:
+    """What was rehearsed earlier may be of another base model, under the very same request."""
+    says = Says()
+    async with open_world(home) as world, rehearsing(world, says) as (rehearsal, operations):
+        first = await rehearsal.rehearse(EVERYDAY, "", tell_nobody)
+        begun = (await operations.get(first)).created_at
+        again = await rehearsal.rehearse(EVERYDAY, begun, tell_nobody)
+        later = await rehearsal.rehearse(EVERYDAY, begun + "x", tell_nobody)
+        other = await rehearsal.rehearse(EVERYDAY.model_copy(update={"seed": 1}), begun, tell_nobody)
+    assert again == first
+    assert [one.id for one in says.asked] == [first, later, other]
+    assert len({first, later, other}) == 3
+
+
+async def test_a_rehearsal_that_is_not_wanted_any_more_is_cancelled_and_goes_on_when_it_is(home: Path) -> None:
+    says = Says(stays=True)
+    async with open_world(home) as world, rehearsing(world, says) as (rehearsal, operations):
+        asking = asyncio.ensure_future(rehearsal.rehearse(EVERYDAY, "", tell_nobody))
+        await says.begun.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        (known,) = await operations.page()
+
+        async def ended(_: Sequence[Event]) -> RunState | None:
+            state = (await operations.get(known.id)).state
+            return state if state in FINAL_STATES else None
+
+        assert await until(world.journal, 0, (f"operation/{known.id}",), ended) is RunState.CANCELLED
+        says.stays = False
+        assert await rehearsal.rehearse(EVERYDAY, "", tell_nobody) == known.id
 
 
 # --- progress ---

@@ -30,7 +30,7 @@ def in_subprocess(home: Path, *arguments: str, plant: str = "") -> subprocess.Co
         [sys.executable, "-c", PROBE.format(plant=plant, heavy=HEAVY), *arguments],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
         check=False,
         env={**os.environ, "RUNE_HOME": str(home), "PYTHONPATH": os.getcwd()},
     )

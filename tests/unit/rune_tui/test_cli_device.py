@@ -68,7 +68,7 @@ def serving(home: Path, app: FastAPI) -> Iterator[Path]:
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
     try:
-        assert ready.wait(20)
+        assert ready.wait(90)
         yield home
     finally:
         server.should_exit = True
@@ -179,7 +179,7 @@ def test_the_shell_completes_backend_names() -> None:
         },
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
         check=False,
     )
     assert done.stdout.split() == ["plain,llamacpp"], done.stderr

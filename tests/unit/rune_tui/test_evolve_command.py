@@ -11,6 +11,7 @@ from engine.api_evolution import (
     Evidence,
     EvidenceRequest,
     NoiseFloor,
+    PartContamination,
     SweepSummary,
     TextDrift,
     TypeSummary,
@@ -68,6 +69,22 @@ def test_evidence_begins_with_its_verdict() -> None:
     assert lines[-2:] == ["contamination: 0 exact and 0 near, of 228 rows learned from", "- it wins"]
     unknown = EVIDENCE.model_copy(update={"contamination": Contamination(checked=False, rows=0, exact=0, near=0)})
     assert "contamination: not known what it learned from" in evidence_command.evidence_lines(unknown)
+
+
+def test_evidence_says_what_else_was_learned_from() -> None:
+    """Negative control: evidence of a program that did not look says nothing of it."""
+    clean = PartContamination(part="lists, out of distribution", checked=True, rows=228, exact=0, near=0)
+    shared = PartContamination(part="general", checked=True, rows=228, exact=3, near=2)
+    (anchor,) = EVIDENCE.anchors
+    unusable = anchor.model_copy(update={"kept": False, "usable": False})
+    found = EVIDENCE.model_copy(update={"contaminations": (clean, shared), "anchors": (unusable,)})
+    lines = evidence_command.evidence_lines(found)
+    assert lines[-3:-1] == [
+        "contamination of lists, out of distribution: 0 exact and 0 near",
+        "contamination of general: 3 exact and 2 near, left out",
+    ]
+    assert any(line.endswith("-0.020: not usable, it learned from its tasks") for line in lines)
+    assert not any("contamination of" in line for line in evidence_command.evidence_lines(EVIDENCE))
 
 
 @pytest.mark.parametrize(

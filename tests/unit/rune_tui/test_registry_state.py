@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from support.evidence_house import evidence
+from support.evidence_house import evidence, rate
 from support.fake_engine import adapter, status
 
-from engine.api_evolution import Change, Contamination, NoiseFloor, PromotionCase, Verdict
+from engine.api_evolution import (
+    AnchorResult,
+    Change,
+    Contamination,
+    NoiseFloor,
+    PartContamination,
+    PromotionCase,
+    Verdict,
+)
 from engine.api_models import Event
 from rune_tui.promotion_text import Weight, case_lines, change_text
 from rune_tui.registry_state import MAX_OPERATIONS, ended_since
@@ -103,6 +111,15 @@ def test_operations_that_ended_leave_first() -> None:
 # --- words ---
 
 
+LEARNED_ANCHOR = AnchorResult(
+    name="general", adapter=rate(9, 9), reference=rate(9, 9), difference_low=0.0, kept=False, usable=False
+)
+
+
+def part(name: str, exact: int = 0) -> PartContamination:
+    return PartContamination(part=name, checked=True, rows=9, exact=exact, near=0)
+
+
 NOISE = NoiseFloor(seeds=(1, 2, 3), compared=75, disagreed=3, rate=0.04, low=0.014, high=0.111)
 
 
@@ -132,6 +149,9 @@ def test_a_case_in_words_ends_with_what_speaks_against_it() -> None:
         ({}, "perplexity   21.49 was 21.19 (+1.4%), drift 0.017 nats", Weight.PLAIN),
         ({"contamination": Contamination(checked=False, rows=0, exact=0, near=0)}, "not checked", Weight.WARN),
         ({"contamination": Contamination(checked=True, rows=9, exact=2, near=1)}, "2 exact and 1 near", Weight.BAD),
+        ({"contaminations": (part("general", 1), part("ood"))}, "general: 1 exact and 0 near copies", Weight.WARN),
+        ({"contaminations": (part("general"), part("ood"))}, "overlap      none of general; ood", Weight.PLAIN),
+        ({"anchors": (LEARNED_ANCHOR,)}, "not usable, it learned from its tasks", Weight.WARN),
     ],
 )
 def test_what_is_wrong_is_said_and_weighed(changes: dict[str, object], text: str, weight: Weight) -> None:

@@ -44,7 +44,7 @@ def start(body: str, *, close: tuple[int, ...] = ()) -> subprocess.CompletedProc
     return subprocess.run(
         ["sh", "-c", f'{closing}exec "$0" -c "$1"', sys.executable, code],
         capture_output=True,
-        timeout=30,
+        timeout=150,
         check=False,
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )

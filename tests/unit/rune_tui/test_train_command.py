@@ -35,6 +35,7 @@ def test_a_relative_dataset_is_named_whole_and_off_means_off(monkeypatch: pytest
     request = read_request(NOTHING | {"dataset": Path("d.jsonl"), "rank": 8})
     assert request == TrainRequest(dataset=str(tmp_path / "d.jsonl"), rank=8)
     assert read_request(NOTHING | {"from_trajectories": True, "warm_start": "old"}).warm_start == "old"
+    assert read_request(NOTHING | {"from_trajectories": True, "rehearsal": "rehearse-1"}).rehearsal == "rehearse-1"
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,7 @@ def test_a_relative_dataset_is_named_whole_and_off_means_off(monkeypatch: pytest
         ({"dataset": Path("d"), "max_steps": 0}, "--max-steps 0: "),
         ({"from_trajectories": True, "sessions": ("../a",)}, "--session '../a': "),
         ({"dataset": Path("d"), "seed": -1}, "--seed -1: "),
+        ({"dataset": Path("d"), "rehearsal": "../a"}, "--rehearsal '../a': "),
     ],
 )
 def test_a_bad_option_is_named(options: dict[str, object], sentence: str) -> None:
@@ -57,6 +59,8 @@ def test_a_bad_option_is_named(options: dict[str, object], sentence: str) -> Non
 def test_a_preview_in_words() -> None:
     lines = preview_lines(PREVIEW)
     assert lines[0] == "27 examples (3 held out, 1 left out), 12 steps, 1400 tokens an epoch, qlora"
+    besides = preview_lines(PREVIEW.model_copy(update={"kept": 60}))[0]
+    assert besides.startswith("27 examples (3 held out, 1 left out) and 60 kept, 12 steps")
     assert lines[1:3] == [
         "memory: 900 of 8000 MiB",
         "asleep meanwhile: llamacpp; time: nothing like it was run here yet",

@@ -23,11 +23,12 @@ from support.trainer_zygote import ROOT, Zygote
 
 from engine.config import TrainSection, load_config
 from engine.training.protocol import Metrics, TrainerExit, parse
+from engine.training.qlora.watch import FLOOR
 from engine.training.spec import TrainSpec
 from registry.adapter_config import parse_config
 from registry.safeload import AdapterLimits, check_pairs, open_regular, scan
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 RECIPE = {
     "method": "lora", "rank": 4, "alpha": 8, "dropout": 0.1, "epochs": 3, "batch_size": 8, "micro_batch": 4,
@@ -35,6 +36,8 @@ RECIPE = {
 }  # fmt: skip
 STEPS = 12
 """32 examples, 8 a step, 3 epochs."""
+KEEPS_FIRST = 2
+"""Seed with which eight longer rows of 48 come after a quarter of the first epoch, two a step."""
 
 
 @dataclass
@@ -359,14 +362,14 @@ def test_sigterm_while_it_loads_stops_it_before_the_model_is_read(house: House) 
 
 def test_a_trainer_that_hangs_falls_silent(house: House) -> None:
     """Three missed heartbeats end it: here whoever listens kills after ten of them."""
-    run = house.train(house.spec("hang", heartbeat_s=0.1), breaks=["hang"], silence_s=1.0)
+    run = house.train(house.spec("hang", heartbeat_s=0.1), breaks=["hang"], silence_s=3.0)
     assert run.signal == signal.SIGKILL
     assert run.of("progress") != []
 
 
 def test_negative_control_a_heart_of_its_own_beats_on_in_a_trainer_that_hangs(house: House) -> None:
     run = house.train(
-        house.spec("undead", heartbeat_s=0.1), breaks=["hang", "break_heartbeat"], silence_s=1.0, beats=60
+        house.spec("undead", heartbeat_s=0.1), breaks=["hang", "break_heartbeat"], silence_s=3.0, beats=60
     )
     assert len(run.of("heartbeat")) >= 60
 
@@ -424,6 +427,20 @@ def test_a_real_explosion_stops_it_with_the_step(house: House) -> None:
     assert f"exploded at step {run.of('progress')[-1]['step'] + 1}" in run.reason
     assert not run.output.exists()
     assert house.train(house.spec("no-explosion", data=data, explode=100, **changes)).status == TrainerExit.DONE
+
+
+def test_steps_that_keep_the_base_model_do_not_make_the_first_that_learns_an_explosion(house: House) -> None:
+    """The rehearsed rows are shorter, so they are batched apart, and begin at no loss at all."""
+    rows = addition_rows(8)
+    kept = [{**row, "keep": True, "task": f"rehearsal/{number}"} for number, row in enumerate(addition_rows(40))]
+    for row in rows:
+        row["completion"] += " and this is said at some length" * 2
+    data = write_rows(house.root / "kept.jsonl", [*rows, *kept])
+    run = house.train(house.spec("kept", data=data, batch_size=2, micro_batch=2, epochs=2, seed=KEEPS_FIRST))
+    assert run.metrics.steps == 48
+    losses = [word["loss"] for word in run.of("progress")]
+    assert max(losses[:6]) < FLOOR / 4, "they are what the first steps see"
+    assert max(losses) > 4 * FLOOR, "negative control: beside their mean, this would be an explosion"
 
 
 def test_early_stopping_publishes_the_best_and_not_the_last(house: House) -> None:
@@ -529,7 +546,7 @@ def test_negative_control_without_the_guard_the_library_is_heard(house: House) -
 @pytest.mark.parametrize(("arguments", "status"), [([], TrainerExit.USAGE), (["/nonexistent"], TrainerExit.REFUSED)])
 def test_a_spec_that_is_not_there_is_refused_without_torch(arguments: list[str], status: int) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "engine.training.qlora", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == status
     assert "torch" not in done.stderr
     words = [parse(line.encode()) for line in done.stdout.splitlines()]

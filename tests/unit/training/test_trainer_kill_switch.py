@@ -34,7 +34,7 @@ from engine.training.spec import LookSpec, Question, TrainSpec, Turn, read_spec
 from engine.training.trainer import JobTrainer, Parts
 from engine.training.workplace import Workplace
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 QUESTIONS = 24
 CADENCE = 4

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.shared_weights import shared_weights
 from support.tiny_base import addition_rows, write_rows
 
 from engine.config import load_config
-from engine.inference.base_weights import ensure_base_weights
 from engine.training.estimate import peak_mib, read_shape
 from engine.training.protocol import End, Progress, TrainerExit, parse
 from engine.training.spec import TrainSpec
@@ -23,10 +22,10 @@ STEPS = 24
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_smollm2_learns_by_qlora(home: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(1200)
+def test_smollm2_learns_by_qlora(pytestconfig: pytest.Config, tmp_path: Path) -> None:
     config = load_config(tmp_path / "none.toml")
-    base = asyncio.run(ensure_base_weights(config, home, lambda _line: None))
+    base = shared_weights(pytestconfig)
     keys = {"rank": 8, "batch_size": 2, "epochs": 10, "max_steps": STEPS, "evaluate_every": 12}
     spec = TrainSpec(
         job_id="smollm2",
@@ -41,7 +40,7 @@ def test_smollm2_learns_by_qlora(home: Path, tmp_path: Path) -> None:
     )
     spec.write(tmp_path / "spec.json")
     command = [sys.executable, "-m", "engine.training.qlora", str(tmp_path / "spec.json")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=500, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=1000, check=False)
     assert done.returncode == TrainerExit.DONE, done.stdout[-2000:] + done.stderr[-2000:]
     words = [parse(line) for line in done.stdout.splitlines()]
     losses = [word.loss for word in words if isinstance(word, Progress)]

@@ -36,7 +36,7 @@ SETTINGS = (
     "train.kill_benchmark=mine",
 )
 DONE = (["adapter", 1], ["end"], ["exit", 0])
-PLENTY_S = 30.0
+PLENTY_S = 90.0
 
 
 def solving(number: int) -> list[str]:

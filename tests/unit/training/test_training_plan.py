@@ -120,6 +120,17 @@ def test_an_unusual_example_near_zero_is_no_explosion() -> None:
     assert watch.check(100, 4 * FLOOR * 1.1, 1.0) is not None
 
 
+def test_steps_that_only_keep_are_no_measure_of_those_that_learn() -> None:
+    """Negative control: as a loss of almost nothing, they make an explosion of the first step that learns."""
+    watch, mixed = LossWatch(4.0), LossWatch(4.0)
+    for step in range(1, 30):
+        assert watch.check(step, None, 1.0) is None
+        assert mixed.check(step, 0.0, 1.0) is None
+    assert watch.check(30, 2.5, 1.0) is None
+    assert "step 30" in (mixed.check(30, 2.5, 1.0) or "")
+    assert "gradient" in (watch.check(31, None, math.nan) or "")
+
+
 def test_patience_counts_evaluations_without_improvement() -> None:
     best = Best(patience=2)
     assert [best.take(step, loss) for step, loss in enumerate([3.0, 2.0, 2.5, 1.9, 1.9], start=1)] == [

@@ -38,7 +38,7 @@ async def hungry(home: Path, tmp_path: Path) -> AsyncIterator[tuple[Engine, http
 
 
 async def until(engine: Engine, job_id: str, *states: RunState) -> TrainJob:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         async for _ in engine.journal.stream():
             job = await engine.training.jobs.get(job_id)
             if job.state in states:

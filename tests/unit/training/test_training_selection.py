@@ -100,6 +100,15 @@ def test_rows_of_other_domains_are_kept_and_never_held_out() -> None:
     assert len(chosen([*learned, *other]).rows) == 20, "to learn an answer and to keep it are two things"
 
 
+def test_rows_of_other_domains_have_no_say_in_what_is_held_out() -> None:
+    """Although one of them asks what is learned, under a name that sorts before."""
+    own = [example(f"p{number}", f"x = {number}", f"own{number}") for number in range(10)]
+    other = [replace(example(f"p{number}", f"y = {number}", f"a-rehearsal{number}"), keep=True) for number in range(10)]
+    alone, beside = (chosen(rows, held_out=0.3).rows for rows in (own, [*own, *other]))
+    assert beside[:10] == alone
+    assert any(row.held_out for row in alone)
+
+
 def crossing(selection: Selection) -> set[str]:
     """Tasks and prompts that stand on both sides."""
     sides: tuple[set[str], set[str]] = (set(), set())

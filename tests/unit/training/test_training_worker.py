@@ -20,7 +20,7 @@ from engine.training.trainer import JobTrainer
 from engine.training.worker import TrainingWorker
 
 DONE = (["steps", 2, 0], ["adapter", 1], ["end"], ["exit", 0])
-PLENTY_S = 30.0
+PLENTY_S = 90.0
 
 
 @dataclass
