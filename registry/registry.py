@@ -21,7 +21,7 @@ from pathlib import Path
 
 from registry import queries
 from registry.asking import RegistryReader
-from registry.blobs import GGUF, Blob, BlobStore, Disk, file_digest
+from registry.blobs import GGUF, Blob, BlobStore, Disk, Staged, file_digest
 from registry.changes import Changes, Move, already_exists
 from registry.clock import Clock
 from registry.crash import crash_point
@@ -85,6 +85,7 @@ class Registry(RegistryReader):
         new: NewAdapter,
         *,
         gguf: Path | None = None,
+        inspect: Callable[[Staged], object] | None = None,
         then: Callable[[Transaction, Adapter], object] | None = None,
     ) -> Adapter:
         """Check a PEFT directory, copy it into the registry and list it. The directory itself is left alone.
@@ -93,6 +94,7 @@ class Registry(RegistryReader):
 
         Args:
             gguf: the same weights as a GGUF file, listed with them.
+            inspect: looks at the checked copy in a thread, before it has a name; an exception changes nothing.
             then: what is to be true together with the adapter's row, in its transaction; an exception lists nothing.
 
         Raises:
@@ -105,7 +107,7 @@ class Registry(RegistryReader):
             existing = await self._db.read(lambda reader: queries.find(reader, new.id))
             if existing is not None and await self._is_intact(existing):
                 raise already_exists(new.id)
-            blob, derived = await run_to_end(lambda: self._store(directory, new, existing, gguf))
+            blob, derived = await run_to_end(lambda: self._store(directory, new, existing, gguf, inspect))
 
             def list_it(tx: Transaction) -> Adapter:
                 if existing is None:
@@ -127,19 +129,38 @@ class Registry(RegistryReader):
         return not adapter.is_quarantined and await run_to_end(lambda: self._blobs.is_whole(adapter.digest))
 
     def _store(
-        self, directory: Path, new: NewAdapter, existing: Adapter | None, gguf: Path | None
+        self,
+        directory: Path,
+        new: NewAdapter,
+        existing: Adapter | None,
+        gguf: Path | None,
+        inspect: Callable[[Staged], object] | None,
     ) -> tuple[Blob, tuple[str, int] | None]:
         staged = self._blobs.stage(directory, new.base_model_id)
-        if existing is not None and staged.blob.digest != existing.digest:
+        try:
+            if existing is not None and staged.blob.digest != existing.digest:
+                raise already_exists(new.id)
+            if inspect is not None:
+                inspect(staged)
+        except BaseException:
             self._blobs.discard(staged)
-            raise already_exists(new.id)
+            raise
         self._blobs.commit(staged)
         return staged.blob, None if gguf is None else self._blobs.add_gguf(staged.blob.digest, gguf)
 
     async def import_directory(
-        self, directory: str, adapter_id: str, *, task_type: str, base_model_id: str | None = None
+        self,
+        directory: str,
+        adapter_id: str,
+        *,
+        task_type: str,
+        base_model_id: str | None = None,
+        inspect: Callable[[Staged], object] | None = None,
     ) -> Adapter:
         """Publish a PEFT directory that a user names.
+
+        Args:
+            inspect: as `publish` takes it.
 
         Raises:
             AdapterRejected, AdapterAlreadyExists: as `publish`; also for an id with a reserved prefix.
@@ -147,7 +168,7 @@ class Registry(RegistryReader):
         if adapter_id.lower().startswith(RESERVED_PREFIXES):
             raise AdapterRejected(f"ids that begin with {' or '.join(RESERVED_PREFIXES)} are reserved")
         new = NewAdapter(id=adapter_id, task_type=task_type, source=Source.MANUAL, base_model_id=base_model_id)
-        return await self.publish(Path(directory), new)
+        return await self.publish(Path(directory), new, inspect=inspect)
 
     async def add_gguf(self, adapter_id: str, file: Path) -> None:
         """Keep a GGUF file made from this adapter's weights beside them, with its own digest.

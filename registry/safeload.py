@@ -176,8 +176,8 @@ def check_pairs(
             raise AdapterRejected(f"module {module!r} has only one of lora_A and lora_B")
         pairs[module] = (pair["A"], pair["B"])
         _check_pair(module, pair["A"].shape, pair["B"].shape, config)
-        if base_shapes is not None and base_shapes.get(module) != (pair["B"].shape[0], pair["A"].shape[1]):
-            raise AdapterRejected(f"module {module!r} does not fit the base model")
+        if base_shapes is not None:
+            _check_fit(pair["A"], pair["B"], base_shapes.get(module))
     return pairs
 
 
@@ -266,6 +266,17 @@ def _check_pair(module: str, a: tuple[int, int], b: tuple[int, int], config: Ada
         raise AdapterRejected(f"module {module!r} has shapes {a} and {b}, which do not fit rank {config.rank}")
     if not any(module == target or module.endswith(f".{target}") for target in config.target_modules):
         raise AdapterRejected(f"module {module!r} is not among the config's target_modules")
+
+
+def _check_fit(a: TensorInfo, b: TensorInfo, base: tuple[int, int] | None) -> None:
+    """`base`: (out, in) of the module in the base model; None where it has no such linear module."""
+    if base is None:
+        raise AdapterRejected(f"tensor {a.name!r} does not fit the base model, which has no such linear module")
+    for tensor, needed in ((a, (a.shape[0], base[1])), (b, (base[0], b.shape[1]))):
+        if tensor.shape != needed:
+            raise AdapterRejected(
+                f"tensor {tensor.name!r} has shape {tensor.shape} and does not fit the base model, which needs {needed}"
+            )
 
 
 def _check_finite(chunk: bytes, tensor: TensorInfo) -> None:

@@ -54,10 +54,12 @@ from engine.evaluation.measuring import (
 from engine.evaluation.reports import Measured, Reports
 from engine.evaluation.verdict import Verdict
 from engine.inference.admitted import Answered
+from engine.inference.base_identity import base_identity
 from engine.inference.provider import Completion, Message, Request, Sampling
 from engine.operations import Progress
 from registry.clock import Clock, timestamp
 from registry.errors import AdapterNotFound, RegistryError
+from registry.files import run_to_end
 from registry.models import LoadableAdapter
 
 MAX_REASON = 300
@@ -150,7 +152,7 @@ class Evaluator:
         tasks, chosen = await self._tasks(request)
         adapter = await self._adapter(request.adapter)
         prompting = await bench.prompting()
-        sampling, model = self._sampling(request), self._model(request, adapter)
+        sampling, model = self._sampling(request), await self._model(request, adapter)
         render = partial(prompting.render, open_book=request.open_book)
         planned = await asyncio.to_thread(plan, chosen, render, request, sampling, model)
         key = report_key(request, model, planned)
@@ -194,9 +196,11 @@ class Evaluator:
         drawn, tokens = self._bench.config.generation, self._bench.config.evaluation.max_tokens
         return sampling_of(request, Sampling(tokens, 0.0, drawn.top_p, drawn.repetition_penalty, request.seed))
 
-    def _model(self, request: EvaluateRequest, adapter: LoadableAdapter | None) -> Model:
-        base, backend = self._bench.config.model, self._bench.backend()
-        return Model(request.adapter, adapter.adapter.digest if adapter else None, base.base_id, base.path, backend)
+    async def _model(self, request: EvaluateRequest, adapter: LoadableAdapter | None) -> Model:
+        config, backend = self._bench.config, self._bench.backend()
+        served = await run_to_end(lambda: base_identity(config, backend))
+        digest = adapter.adapter.digest if adapter else None
+        return Model(request.adapter, digest, config.model.base_id, served, backend)
 
 
 class _Run:

@@ -34,7 +34,7 @@ class Model:
     adapter_digest: str | None
     base_model: str
     base_file: str
-    """Its weights, as the configuration names them."""
+    """What its weights are: see `engine.inference.base_identity`."""
     backend: str
 
 

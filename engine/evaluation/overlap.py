@@ -9,7 +9,8 @@ A deciding document (a task's prompt with its reference) is compared with every 
   shingles of 5, with numbers abstracted.
 
 A sentence that stands in the tasks of many templates ("Write a function called solve that ...") is a phrase of the
-suite and tells nothing of one task: such phrases are not counted.
+suite and tells nothing of one task: such phrases are not counted. Which ones they are is told by the whole suite: in
+a part of its tasks the same phrase may be rare.
 """
 
 from __future__ import annotations
@@ -100,6 +101,11 @@ class Overlaps:
         """Whether there is none."""
         return not self.exact and not self.near
 
+    @property
+    def tasks(self) -> frozenset[str]:
+        """Ids of the deciding documents that overlap."""
+        return frozenset(overlap.deciding for overlap in (*self.exact, *self.near))
+
 
 def learned_document(identifier: str, prompt: str, completion: str) -> Document:
     """A training row: the code is what stands between the fences of its answer, or the whole answer."""
@@ -107,32 +113,35 @@ def learned_document(identifier: str, prompt: str, completion: str) -> Document:
     return Document(identifier, prompt, fenced or completion)
 
 
-def contamination(deciding: Sequence[Document], learned: Sequence[Document] | None) -> Contamination:
-    """What stands with a promotion. `learned` None: it is not known what the adapter learned from."""
-    if learned is None:
+def contamination(found: Overlaps | None) -> Contamination:
+    """What stands with a promotion. None: it is not known what the adapter learned from."""
+    if found is None:
         return Contamination(checked=False, rows=0, exact=0, near=0)
-    found = find_overlaps(deciding, learned)
     examples = tuple(map(str, (*found.exact, *found.near)))[:MAX_EXAMPLES]
     return Contamination(checked=True, rows=found.rows, exact=len(found.exact), near=len(found.near), examples=examples)
 
 
-def find_overlaps(deciding: Sequence[Document], learned: Iterable[Document]) -> Overlaps:
-    """Which deciding documents share something with a learned one. Linear in both."""
-    index = _Index(deciding)
-    exact: dict[str, Overlap] = {}
-    near: dict[str, Overlap] = {}
-    rows = 0
+def find_overlaps(
+    deciding: Sequence[Document], learned: Iterable[Document], suite: Sequence[Document] = ()
+) -> Overlaps:
+    """Which deciding documents share something with a learned one. Linear in all.
+
+    Args:
+        suite: what the deciding ones are a part of.
+    """
+    return find_all_overlaps([(deciding, suite)], learned)[0]
+
+
+def find_all_overlaps(
+    parts: Sequence[tuple[Sequence[Document], Sequence[Document]]], learned: Iterable[Document]
+) -> tuple[Overlaps, ...]:
+    """`find_overlaps` of several (deciding, suite), for which each learned document is looked at once."""
+    found = [_Found(deciding, suite) for deciding, suite in parts]
     for document in learned:
-        rows += 1
-        for identifier, how in index.shared_with(document):
-            found = exact if how is How.SAME_CODE else near
-            found.setdefault(identifier, Overlap(identifier, document.id, how))
-    order = dict.fromkeys(document.id for document in deciding)
-    return Overlaps(
-        rows=rows,
-        exact=tuple(exact[identifier] for identifier in order if identifier in exact),
-        near=tuple(near[identifier] for identifier in order if identifier in near and identifier not in exact),
-    )
+        features = _Features(document)
+        for one in found:
+            one.compare(document.id, features)
+    return tuple(one.overlaps() for one in found)
 
 
 class _Features:
@@ -178,12 +187,43 @@ def _phrases(documents: Sequence[tuple[Document, _Features]]) -> frozenset[_Feat
     return frozenset(feature for feature, held in holders.items() if len(held) >= many)
 
 
+class _Found:
+    """What some deciding documents share with the learned ones that came so far."""
+
+    def __init__(self, deciding: Sequence[Document], suite: Sequence[Document]) -> None:
+        self._index = _Index(deciding, suite)
+        self._order = tuple(dict.fromkeys(document.id for document in deciding))
+        self._rows = 0
+        self._exact: dict[str, Overlap] = {}
+        self._near: dict[str, Overlap] = {}
+
+    def compare(self, learned: str, features: _Features) -> None:
+        """Take one learned document more."""
+        self._rows += 1
+        for identifier, how in self._index.shared_with(features):
+            found = self._exact if how is How.SAME_CODE else self._near
+            found.setdefault(identifier, Overlap(identifier, learned, how))
+
+    def overlaps(self) -> Overlaps:
+        """In the order of the deciding documents."""
+        exact, near = self._exact, self._near
+        return Overlaps(
+            rows=self._rows,
+            exact=tuple(exact[identifier] for identifier in self._order if identifier in exact),
+            near=tuple(
+                near[identifier] for identifier in self._order if identifier in near and identifier not in exact
+            ),
+        )
+
+
 class _Index:
     """The deciding documents by what they could share."""
 
-    def __init__(self, deciding: Sequence[Document]) -> None:
+    def __init__(self, deciding: Sequence[Document], suite: Sequence[Document]) -> None:
         documents = [(document, _Features(document)) for document in deciding]
-        self._phrases = _phrases(documents)
+        here = {document.id for document in deciding}
+        rest = [(document, _Features(document)) for document in suite if document.id not in here]
+        self._phrases = _phrases([*documents, *rest])
         self._programs: dict[str, list[str]] = defaultdict(list)
         self._texts: dict[_Feature, list[str]] = defaultdict(list)
         self._grams: dict[_Feature, list[str]] = defaultdict(list)
@@ -199,9 +239,8 @@ class _Index:
             self._like_code.add(document.id, features.code_shingles - self._phrases)
         self._lengths = frozenset(map(len, self._texts))
 
-    def shared_with(self, document: Document) -> Iterator[tuple[str, How]]:
+    def shared_with(self, features: _Features) -> Iterator[tuple[str, How]]:
         """Deciding documents that share something with this one; a document may come more than once."""
-        features = _Features(document)
         runs = features.line_runs(self._lengths)
         found: dict[How, Iterable[str]] = {
             How.SAME_CODE: _of(self._programs, features.programs),

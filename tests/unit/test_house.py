@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.workers import COMPUTE, LONG, piece_of
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("rune_tui", "engine", "registry")
@@ -33,11 +35,11 @@ def too_long(source: str) -> list[str]:
 def run_tool(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).with_name(arguments[0])
     return subprocess.run(
-        [str(program), *arguments[1:]], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+        [str(program), *arguments[1:]], cwd=ROOT, capture_output=True, text=True, timeout=800, check=False
     )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "command",
     [
@@ -70,7 +72,7 @@ def test_import_contracts_catch_a_planted_breach(tmp_path: Path) -> None:
         env={"PYTHONPATH": str(tmp_path), "PATH": ""},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=150,
         check=False,
     )
     assert done.returncode == 1, done.stdout
@@ -80,6 +82,23 @@ def test_import_contracts_catch_a_planted_breach(tmp_path: Path) -> None:
 def test_modules_and_functions_stay_short() -> None:
     long = {str(path.relative_to(ROOT)): names for path in sources() if (names := too_long(path.read_text()))}
     assert long == {}
+
+
+USES_A_MODEL = re.compile(
+    r"mark\.model|shared_weights\(|LLAMACPP\), id=|RUNE_VLLM_PYTHON|support\.transformers_facts"
+    r"|^ +(import torch$|from (torch|peft|transformers) import)", re.MULTILINE
+)  # fmt: skip
+
+
+def test_files_that_compute_with_a_model_are_shared_out_as_one_piece() -> None:
+    """Two of them at once would hold twice the memory and wait for the same cores."""
+    tests = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    assert {*COMPUTE, *LONG} <= tests.keys(), "a file was renamed"
+    assert len({*COMPUTE, *LONG}) == len(COMPUTE) + len(LONG)
+    found = {name for name, source in tests.items() if USES_A_MODEL.search(source)} - {"tests/unit/test_house.py"}
+    assert found == set(COMPUTE)
+    assert {piece_of(f"{name}::test_x[a::b]") for name in COMPUTE} == {"compute"}
+    assert piece_of("tests/unit/test_house.py::test_x") == "tests/unit/test_house.py"
 
 
 def test_the_length_check_sees_a_long_function() -> None:

@@ -122,7 +122,11 @@ def test_a_process_is_found_by_its_trees_name_and_others_are_not(sleeper: Proces
         child.kill()
 
 
-@pytest.mark.parametrize("pid", [1, 0, -1, -os.getpid(), -(2**31)])
+@pytest.mark.parametrize(
+    "pid",
+    [1, 0, -1, -os.getpid(), -(2**31)],
+    ids=["init", "own group", "everybody", "a group", "least"],  # a number would be another one in each worker
+)
 def test_i7_init_and_groups_are_never_signalled(pid: int, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[int] = []
     monkeypatch.setattr(signal, "pidfd_send_signal", lambda *arguments: sent.append(arguments[0]))

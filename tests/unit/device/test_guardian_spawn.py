@@ -154,14 +154,14 @@ async def test_a_child_gets_its_grace_to_save(tmp_path: Path, lock: DeviceLock) 
 async def test_g3_what_ignores_term_is_killed_after_the_grace(tmp_path: Path, lock: DeviceLock) -> None:
     tree = await spawn(command(tmp_path, lock, IGNORES))
     await first(tree)
-    async with asyncio.timeout(2.2):
+    async with asyncio.timeout(20):
         assert (await tree.stop(0.2)).signal is signal.SIGKILL
 
 
 async def test_g4_a_shorter_grace_overtakes_and_all_who_wait_are_answered(tmp_path: Path, lock: DeviceLock) -> None:
     tree = await spawn(command(tmp_path, lock, IGNORES))
     await first(tree)
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         patient = [group.create_task(tree.stop(1000)) for _ in range(3)]
         hurried = group.create_task(tree.stop(0))
     assert {task.result() for task in patient} == {hurried.result()}
@@ -172,7 +172,7 @@ async def test_a_cancelled_stop_still_stops(tmp_path: Path, lock: DeviceLock) ->
     await first(tree)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(tree.stop(0.3), 0.01)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await tree.wait()
 
 
@@ -230,7 +230,7 @@ async def test_a_guardian_that_hangs_itself_does_not_keep_stop_from_returning(
     tree = await spawn(command(tmp_path, lock, FAMILY))
     processes = [await process_of(word) for word in (await first(tree)).split()]
     await asyncio.to_thread(send, tree.process, signal.SIGSTOP)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert "lost its guardian" in (await tree.stop(0)).reason
     assert await alive(tree.process, *processes) == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,13 @@ from engine.errors import (
     ContextOverflowError,
     DeviceBusyError,
     InputError,
+    ModelNotFoundError,
     NotFoundError,
     ProviderError,
     RequestAbortedError,
 )
 from engine.evaluation.asking import GIVE_UP_AFTER
+from engine.evaluation.evaluator import Evaluator
 from engine.evaluation.metrics import pass_at_k, wilson
 from engine.evaluation.reports import Reports
 from engine.inference.admitted import Answered
@@ -269,3 +272,42 @@ async def test_a_report_is_told_without_its_samples(house: House) -> None:
     (event,) = [event for event in house.recorder.events if event.subject.startswith("evaluation/")]
     assert event.subject == f"evaluation/{report.key[:16]}"
     assert event.payload["adapter"] == "base" and "sampled" not in event.payload
+
+
+# --- the base model is known by its content ------------------------------------------------------------------
+
+
+def _with_model(house: House, model: Path, backend: str = "llamacpp") -> House:
+    config = house.bench.config
+    at = house.configured(config.model_copy(update={"model": config.model.model_copy(update={"path": str(model)})}))
+    bench = replace(at.bench, backend=lambda: backend)
+    return replace(at, bench=bench, evaluator=Evaluator(bench))
+
+
+def _write(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+async def test_a_base_model_that_was_moved_is_not_measured_again(house: House, tmp_path: Path) -> None:
+    first = await _with_model(house, _write(tmp_path / "here" / "base.gguf", b"weights")).evaluate()
+    moved = _with_model(house, (tmp_path / "here").rename(tmp_path / "there") / "base.gguf")
+    assert await moved.evaluate() == first and len(house.answers.asked) == 6
+
+
+async def test_another_base_model_under_the_same_path_is_measured_anew(house: House, tmp_path: Path) -> None:
+    """It has as many bytes; samples are not taken over either. Negative control: as it was again, it is known."""
+    here = _with_model(house, _write(tmp_path / "base.gguf", b"weights"))
+    first = await here.evaluate()
+    _write(tmp_path / "base.gguf", b"wEights")
+    second = await here.evaluate()
+    assert second.key != first.key and len(house.answers.asked) == 12
+    _write(tmp_path / "base.gguf", b"weights")
+    assert await here.evaluate() == first and len(house.answers.asked) == 12
+
+
+async def test_without_a_base_model_nothing_is_measured_and_nothing_is_found(house: House, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="there is no such file"):
+        await _with_model(house, tmp_path / "none.gguf").evaluate()
+    assert house.answers.asked == []

@@ -49,7 +49,7 @@ async def judged(judge: Judge, sources: dict[str, str], found: list[dict[str, An
     return {name: task.result() for name, task in tasks.items()}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_reference_solutions_pass(judge: Judge) -> None:
     found = await asyncio.to_thread(problems)
     verdicts = await judged(judge, {p["task_id"]: p["prompt"] + p["canonical_solution"] for p in found}, found)
@@ -59,7 +59,7 @@ async def test_reference_solutions_pass(judge: Judge) -> None:
     assert all(verdict.strength is Strength.VERIFIED and verdict.ran >= 1 for verdict in verdicts.values())
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_mutated_and_empty_solutions_fail(judge: Judge) -> None:
     found = await asyncio.to_thread(problems)
     sources = {p["task_id"]: (mutated, empty)[number % 2](p) for number, p in enumerate(found)}

@@ -211,7 +211,7 @@ async def test_code_without_own_tests_is_not_self_checked(judge: Judge) -> None:
 
 
 async def test_a_hang_is_a_timeout_that_names_the_test(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "limits", dataclasses.replace(sandbox.limits, timeout_s=1.5))
+    monkeypatch.setattr(sandbox, "limits", dataclasses.replace(sandbox.limits, timeout_s=3.0))
     tests = "import unittest\n\n\nclass T(unittest.TestCase):\n    def test_hang(self):\n        half(2)\n"
     verdict = await check(Judge(sandbox), tests, "def half(n):\n    print('begun', flush=True)\n    while True: pass\n")
     assert verdict.timed_out and not verdict.passed and verdict.failures[0].name == "T.test_hang", verdict

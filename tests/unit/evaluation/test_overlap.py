@@ -195,16 +195,16 @@ def test_each_deciding_task_is_reported_once_and_the_code_counts_more() -> None:
 
 
 def test_contamination_says_what_it_does_not_know() -> None:
-    unknown = contamination([_deciding(LONG)], None)
+    unknown = contamination(None)
     assert (unknown.checked, unknown.exact, unknown.near) == (False, 0, 0)
-    known = contamination([_deciding(LONG, CODE)], [Document("r", "", RENAMED)])
+    known = contamination(find_overlaps([_deciding(LONG, CODE)], [Document("r", "", RENAMED)]))
     assert (known.checked, known.rows, known.exact, known.near) == (True, 1, 1, 0)
     assert known.examples == ("gate/1 and r share the same code",)
 
 
 def test_examples_are_few() -> None:
     gate = [Document(f"g{i}", "", f"def f(x):\n    return call{i}(x)") for i in range(50)]
-    found = contamination(gate, gate)
+    found = contamination(find_overlaps(gate, gate))
     assert (found.exact, len(found.examples)) == (50, 10)
 
 

@@ -61,7 +61,7 @@ def plant(home: Path, tasks: list[SuiteTask]) -> str:
     return "planted"
 
 
-@pytest.mark.timeout(180)  # eight tasks are judged one by one
+@pytest.mark.timeout(400)  # eight tasks are judged one by one
 @pytest.mark.parametrize("name", ["general", "ood"])
 async def test_a81_built_in_suites_prove_themselves(check: Checker, name: str, steps: Steps) -> None:
     found = await check(name)

@@ -14,7 +14,7 @@ from random import Random
 import pytest
 
 from engine.api_learning import Split, SuiteTask
-from engine.evaluation.overlap import find_overlaps
+from engine.evaluation.overlap import Document, find_overlaps
 from engine.evaluation.suites import inkwell, runekit
 from engine.evaluation.suites.check import overlap_problems
 from engine.evaluation.suites.compositions import Inputs, Steps, short_compositions
@@ -100,6 +100,22 @@ def test_a_planted_contaminated_suite_is_seen() -> None:
         (*tasks, same_template)
     )
     assert find_overlaps([], []).clean
+
+
+@BOTH
+def test_a_part_of_the_gate_is_clean_as_the_whole_is(name: str) -> None:
+    """What stands in many templates is a phrase of the suite: the deeper tasks alone do not tell, the gate does."""
+
+    def documents(split: Split, *groups: str) -> list[Document]:
+        tasks = [task for task in SUITES[name][0].tasks(0) if task.split is split and task.group in groups]
+        return [Document(task.id, task.prompt, task.reference or "", task.template) for task in tasks]
+
+    learned, deeper = documents(Split.TRAIN, "in", "deeper"), documents(Split.GATE, "deeper")
+    gate = documents(Split.GATE, "in", "deeper", "paraphrase")
+    assert find_overlaps(deeper, learned, gate).clean and find_overlaps(gate, learned).clean
+    assert not find_overlaps(deeper, learned).clean, "negative control: alone they share phrases"
+    planted = Document("row", "something else", deeper[7].code)
+    assert find_overlaps(deeper, [*learned, planted], gate).tasks >= {deeper[7].id}
 
 
 @BOTH

@@ -9,10 +9,12 @@ from support.learning_reports import DIGEST, planned
 
 from engine.api_evolution import Contamination, Evidence, TextDrift, Verdict
 from engine.api_learning import EvaluationReport, Split
-from engine.evaluation.overlap import Document, contamination
-from engine.evolution.decide import Measured, Rules, Versus, decide
+from engine.evaluation.overlap import Document, contamination, find_overlaps
+from engine.evolution.decide import decide
 from engine.evolution.drift.figures import WORST
+from engine.evolution.findings import Measured, Rules, Versus
 from engine.evolution.noise import noise_floor
+from engine.evolution.seen import Seen
 
 CLEAN = Contamination(checked=True, rows=228, exact=0, near=0)
 RULES = Rules(resamples=400)
@@ -116,16 +118,105 @@ def test_a_planted_contaminated_suite_is_refused() -> None:
     gate = [Document(f"in-{i}", f"Task {i}.", f"def solve(xs):\n    return call{i}(xs, {i})") for i in range(100)]
     stolen = [Document("row", "Something else.", "def g(a):\n    return call7(a, 3)")]
     honest = [Document("row", "Something else.", "def g(a):\n    return other(a, 3)")]
-    evidence = decide(_measured(contamination=contamination(gate, stolen)), RULES)
+    evidence = decide(_measured(contamination=contamination(find_overlaps(gate, stolen))), RULES)
     assert evidence.verdict is Verdict.REFUSED
     assert evidence.contamination.examples == ("in-7 and row share the same code",)
-    assert decide(_measured(contamination=contamination(gate, honest)), RULES).verdict is Verdict.PROVEN
+    assert decide(_measured(contamination=contamination(find_overlaps(gate, honest))), RULES).verdict is Verdict.PROVEN
 
 
 def test_an_adapter_of_unknown_origin_is_not_proven() -> None:
-    evidence = decide(_measured(contamination=contamination([], None)), RULES)
+    evidence = decide(_measured(contamination=contamination(None)), RULES)
     assert evidence.verdict is Verdict.NOT_PROVEN
     assert _says(evidence, "not known what it learned from")
+
+
+# --- learned from what does not decide -----------------------------------------------------------------------
+
+
+def _seen(asked: int, group: str, *numbers: int) -> Seen:
+    report = Contamination(checked=True, rows=228, exact=len(numbers), near=0)
+    return Seen(asked, frozenset(f"{group}-{number}" for number in numbers), report)
+
+
+def _outside(adapter: str, seen: Seen | None, **changes: object) -> Measured:
+    """Its gain is real; out of distribution the adapter is measured against a base model that passes nothing."""
+    inside = {"in": "p" * 92 + "f" * 8}
+    ood = Versus("runekit, out of distribution", _of_adapter({"deeper": adapter}, templates=20),
+                 planned({"deeper": "f" * len(adapter)}, templates=20), seen)  # fmt: skip
+    return _measured(inside, {"in": "f" * 100}, ood=ood, **changes)
+
+
+def test_an_adapter_that_learned_the_tasks_out_of_distribution_is_refused_the_domain() -> None:
+    """It passes half of them, all learned. Negative controls: nobody looked; it passes so many and learned none."""
+    passes = "p" * 30 + "f" * 30
+    evidence = decide(_outside(passes, _seen(60, "deeper", *range(30))), RULES)
+    assert evidence.verdict is Verdict.REFUSED
+    assert evidence.ood_delta == 0.0 and evidence.memoriser, "what it does on the others is what it can"
+    assert _says(evidence, "it learned from 30 of 60 tasks", "do not show whether it generalises; 10% may be")
+    assert [(part.part, part.exact) for part in evidence.contaminations] == [("runekit, out of distribution", 30)]
+    assert Evidence.model_validate_json(evidence.model_dump_json()) == evidence
+    for seen in (None, _seen(60, "deeper")):
+        honest = decide(_outside(passes, seen), RULES)
+        assert honest.verdict is Verdict.PROVEN and honest.ood_delta == 0.5
+
+
+def test_what_it_learned_out_of_distribution_is_refused_even_if_it_passes_the_others() -> None:
+    learned = _seen(60, "deeper", *range(7))
+    evidence = decide(_outside("p" * 60, learned), RULES)
+    assert evidence.verdict is Verdict.REFUSED and not evidence.memoriser
+    task = decide(_outside("p" * 60, learned, to_tier="task"), RULES)
+    assert task.verdict is Verdict.PROVEN and _says(task, "it learned from 7 of 60 tasks")
+
+
+def test_all_tasks_out_of_distribution_learned_leaves_nothing_to_generalise_on() -> None:
+    evidence = decide(_outside("p" * 60, _seen(60, "deeper", *range(60))), RULES)
+    assert (evidence.verdict, evidence.ood_delta) == (Verdict.REFUSED, None)
+    assert _says(evidence, "runekit, out of distribution: no task is left") and not _says(evidence, "not measured out")
+
+
+def test_a_few_tasks_that_coincide_are_left_out_and_the_others_decide() -> None:
+    """Six of 60, and it passes those alone: a memoriser, which without a look would pass as a generaliser."""
+    passes = "p" * 6 + "f" * 54
+    evidence = decide(_outside(passes, _seen(60, "deeper", *range(6))), RULES)
+    assert evidence.verdict is Verdict.REFUSED and evidence.memoriser and evidence.ood_delta == 0.0
+    assert _says(evidence, "it learned from 6 of 60 tasks, which are left out")
+    fooled = decide(_outside(passes, None), RULES)  # negative control
+    assert fooled.verdict is Verdict.PROVEN and not fooled.memoriser
+    assert decide(_outside("f" * 6 + "p" * 54, _seen(60, "deeper", *range(6))), RULES).verdict is Verdict.PROVEN
+
+
+def test_an_anchor_that_was_learned_is_no_anchor() -> None:
+    """Twenty of 40 learned, and all kept. Negative controls: nobody looked; none was learned."""
+    anchor = _anchor("p" * 40, "p" * 40)
+    learned = replace(anchor, seen=_seen(40, "anchor", *range(20)))
+    for tier in ("task", "domain"):
+        evidence = decide(_measured(anchors=(learned,), to_tier=tier), RULES)
+        assert evidence.verdict is Verdict.NOT_PROVEN
+        assert evidence.reasons[0] == "general is no anchor for it: it learned from 20 of 40 tasks; name another one."
+        assert (evidence.anchors[0].usable, evidence.anchors[0].kept) == (False, False)
+    lost = replace(_anchor("p" * 36 + "f" * 4, "p" * 40), seen=_seen(40, "anchor", *range(20)))
+    assert decide(_measured(anchors=(lost,)), RULES).verdict is Verdict.REFUSED, "four of the other 20 are a loss"
+    for seen in (None, _seen(40, "anchor")):
+        evidence = decide(_measured(anchors=(replace(anchor, seen=seen),)), RULES)
+        assert evidence.verdict is Verdict.PROVEN and evidence.anchors[0].usable
+
+
+def test_a_loss_is_not_made_up_for_by_anchors_that_were_learned() -> None:
+    """It lost four that it knew, and learned four that nobody knew: without a look that is no loss at all."""
+    anchor = _anchor("p" * 4 + "f" * 4 + "p" * 32, "f" * 4 + "p" * 36)
+    assert decide(_measured(anchors=(anchor,)), RULES).anchors[0].adapter.passed == 36  # negative control
+    assert decide(_measured(anchors=(anchor,)), RULES).verdict is not Verdict.REFUSED
+    evidence = decide(_measured(anchors=(replace(anchor, seen=_seen(40, "anchor", 0, 1, 2, 3)),)), RULES)
+    assert evidence.verdict is Verdict.REFUSED
+    assert evidence.reasons[0] == (
+        "general: 32/36 against 36/36 (it learned from 4 of 40 tasks, which are left out): it loses more than 5%."
+    )
+
+
+def test_evidence_of_a_program_that_did_not_look_is_read() -> None:
+    stored = decide(_measured(), RULES).model_dump(mode="json")
+    assert stored.pop("contaminations") == [] and all(anchor.pop("usable") for anchor in stored["anchors"])
+    assert Evidence.model_validate(stored) == decide(_measured(), RULES)
 
 
 # --- is there a gain -----------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ async def works(home: Path, *overrides: str) -> AsyncGenerator[Works]:
         await db.close()
 
 
-@pytest.mark.timeout(240)  # its child imports torch
+@pytest.mark.timeout(400)  # its child imports torch
 async def test_a_real_child_measures_a_planted_regressor(home: Path) -> None:
     """On the whole general text; what surprises the model more has the higher perplexity."""
     async with works(home) as w:
@@ -89,7 +89,7 @@ async def test_a_real_child_measures_a_planted_regressor(home: Path) -> None:
         assert told[-1][0] == told[-1][1] > 1 and w.left() == []
 
 
-@pytest.mark.timeout(240)  # torch
+@pytest.mark.timeout(400)  # torch
 def test_the_hooks_give_what_dense_deltas_in_the_weights_give(tmp_path: Path) -> None:
     """Independent of the hooks, the windows' sums and numpy: patched matrices, one text of one window, torch."""
     import torch
@@ -120,7 +120,7 @@ def test_the_hooks_give_what_dense_deltas_in_the_weights_give(tmp_path: Path) ->
     assert nothing.adapter_perplexity == pytest.approx(nothing.base_perplexity, rel=1e-5) and nothing.kl < 1e-6
 
 
-@pytest.mark.timeout(240)  # torch
+@pytest.mark.timeout(400)  # torch
 def test_an_adapter_of_another_model_does_not_fit(tmp_path: Path) -> None:
     from engine.evolution.drift.model import measure
 

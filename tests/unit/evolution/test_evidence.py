@@ -10,7 +10,7 @@ import pytest
 from support.evolution_house import SUITE, TASK_TYPE, World, open_world, skilled, tell_nobody
 
 from engine.api_evolution import Evidence, EvidenceRequest, Verdict
-from engine.api_learning import Split
+from engine.api_learning import REHEARSAL, Split
 from engine.errors import InputError, NotFoundError
 from engine.evolution.evidence import Settled, fresh_seed
 from registry.models import NewAdapter, Source
@@ -73,6 +73,57 @@ async def test_a_planted_contamination_is_refused(world: World) -> None:
     found = await gather(world)
     assert found.contamination.checked and found.contamination.exact + found.contamination.near >= 2
     assert found.verdict is Verdict.REFUSED
+
+
+def _prompts(world: World, suite: str, group: str, count: int) -> list[str]:
+    return [task.prompt for task in world.exam.tasks(suite, 0, Split.GATE) if task.group == group][:count]
+
+
+async def _taught(world: World, *prompts: str) -> Evidence:
+    """Of an adapter that passes all, and learned from these and from what it was taught."""
+    await world.lesson("a", *prompts, *(f"something else {number}" for number in range(8)))
+    await world.adapter("a", 1.0, trained=False)
+    return await gather(world)
+
+
+async def test_a_planted_adapter_that_learned_the_deeper_tasks_is_no_generaliser(world: World) -> None:
+    """All 30 of them; the deciding tasks are clean. Negative control: `test_a_real_gain_is_proven_...`."""
+    found = await _taught(world, *_prompts(world, SUITE, "deeper", 30))
+    assert found.contamination.exact + found.contamination.near == 0
+    outside, anchor = found.contaminations
+    assert (outside.part, outside.exact + outside.near) == (f"{SUITE}, out of distribution", 30)
+    assert (anchor.part, anchor.exact + anchor.near, anchor.rows) == ("general", 0, 38)
+    assert found.verdict is Verdict.REFUSED and found.ood_delta is None
+    assert "it learned from 30 of 30 tasks" in found.reasons[0]
+
+
+async def test_tasks_out_of_distribution_that_coincide_are_left_out(world: World) -> None:
+    found = await _taught(world, *_prompts(world, SUITE, "deeper", 3))
+    assert found.verdict is Verdict.PROVEN, found.reasons
+    assert any("learned from 3 of 30 tasks, which are left out" in reason for reason in found.reasons)
+
+
+async def test_a_planted_adapter_that_learned_the_anchors_has_none(world: World) -> None:
+    """It keeps all 40. Negative control: of four that it learned, 36 are left, and those are kept."""
+    world.exam.skills["base"] = {"anchor": 0.5}
+    found = await _taught(world, *_prompts(world, "general", "anchor", 20))
+    assert found.verdict is Verdict.NOT_PROVEN and not found.anchors[0].usable
+    assert "general is no anchor for it: it learned from 20 of 40 tasks" in found.reasons[0]
+    await world.lesson("b", *_prompts(world, "general", "anchor", 4), *(f"something else {n}" for n in range(8)))
+    await world.adapter("b", 1.0, trained=False)
+    other = await gather(world, "b")
+    assert other.verdict is Verdict.PROVEN, other.reasons
+    assert other.anchors[0].usable and other.anchors[0].adapter.total == 36
+
+
+async def test_an_anchor_that_was_rehearsed_is_kept_by_heart_and_one_beside_it_is_not(world: World) -> None:
+    """Rehearsed prompts count for what was asked; what the base model said to them is no solution."""
+    asked = [f"{REHEARSAL}general/t\n{prompt}" for prompt in _prompts(world, "general", "anchor", 20)]
+    found = await _taught(world, *asked)
+    assert not found.anchors[0].usable and found.contaminations[1].exact == 0
+    await world.lesson("b", *(f"{REHEARSAL}something everyday {n}" for n in range(20)))
+    await world.adapter("b", 1.0, trained=False)
+    assert (await gather(world, "b")).verdict is Verdict.PROVEN
 
 
 async def test_what_an_ancestor_learned_from_counts(world: World) -> None:

@@ -84,6 +84,9 @@ async def test_what_an_adapter_rehearsed_is_not_what_it_is_for(world: World) -> 
     learned = Learned(world.db, world.registry, DataStore(world.home / "training"))
     documents, taught = await learned.documents("kit"), await learned.taught("kit")
     assert documents is not None and taught is not None and (len(documents), len(taught)) == (20, 10)
+    without_code = [document.text for document in documents if not document.code]
+    assert len(without_code) == 10 and all("inkwell" in text for text in without_code), "answers of the base model"
+    assert all(document.code for document in taught)
 
 
 async def test_negative_control_rows_of_another_domain_without_the_mark_make_an_adapter_one_for_it(

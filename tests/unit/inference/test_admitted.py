@@ -74,7 +74,7 @@ async def test_an_adapter_is_made_live_before_each_request(tmp_path: Path) -> No
         provider = AdmittedProvider(stage.device, "base", LiveAdapter("digest", "/adapters/digest"))
         await provider.generate(REQUEST)
         stage.server.die()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await stage.device.until(lambda snapshot: snapshot.state is not DeviceState.SERVING)
         await provider.generate(REQUEST)
         assert stage.world.log.count("scripted load digest") == 2

@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gguf(random_model(folder / "source"), folder / "tiny.gguf", VOCABULARY)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_half_made_directory_is_never_taken_and_concurrent_callers_make_one(model: Path, tmp_path: Path) -> None:
     config, home = _config(model), tmp_path / "home"
     assert base_weights_if_ready(config, home) is None

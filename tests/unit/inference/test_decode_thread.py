@@ -84,7 +84,7 @@ def test_sequences_stand_in_a_batch_by_their_numbers_whoever_came_first() -> Non
 
     thread.call(begin).result()
     for _ in range(4):
-        assert ended.acquire(timeout=10)
+        assert ended.acquire(timeout=60)
     thread.close()
     assert [0, 1, 2] in recorder.batches
     assert sum(len(batch) == 3 for batch in recorder.batches) > 20, "the late one never spoke beside the others"

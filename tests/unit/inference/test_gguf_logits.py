@@ -19,7 +19,7 @@ from engine.inference.sidecar.chat_template import ChatTemplate
 from engine.inference.sidecar.llama_native import Model
 from engine.inference.sidecar.lora_gguf import convert, read_base
 
-pytestmark = [pytest.mark.model, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.model, pytest.mark.timeout(400)]
 TEXTS = (
     "def add(a, b):\n    return a + b\n",
     "Zahlen 1234567890, Umlaute äöü, 漢字, emoji 🙂, tabs\t\tand   blanks  ",

@@ -220,6 +220,6 @@ def test_the_need_of_each_backend_is_estimated_without_a_model_too(tmp_path: Pat
 
 
 async def _until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not true():
             await asyncio.sleep(0.01)

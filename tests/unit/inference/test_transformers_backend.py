@@ -14,7 +14,7 @@ from support.tiny_base import make_tiny_base
 
 from benchmarks.gguf import random_adapter
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(400)
 ROOT = Path(__file__).parents[3]
 Facts = dict[str, Any]
 

@@ -28,7 +28,7 @@ def has_close_elements(numbers: List[float], threshold: float) -> bool:
     """ Check if in given list of numbers, are any two numbers closer to each other than given threshold. """
 '''
 PROVEN = Candidate("a1", "runekit", "task", Verdict.PROVEN, "tiny", RUNEKIT)
-LEAST = 0.2
+LEAST = 0.45
 
 
 def _choose(prompt: str, *candidates: Candidate, task_type: str = "runekit") -> Choice:
@@ -50,6 +50,21 @@ def test_the_frame_around_every_training_prompt_makes_nothing_alike() -> None:
     framed = FRAME.format(task="Parse a date.")
     assert similarity(framed, RUNEKIT) < LEAST
     assert similarity(framed, fingerprint([FRAME.format(task="runekit: double each number.")])) > LEAST
+
+
+def test_tests_that_the_model_was_shown_are_no_part_of_what_was_asked() -> None:
+    """Every row had its own assertions: they are neither words of the task nor what all tasks have in common."""
+    asked = [f"runekit: {one}, then {other}." for one in OPS for other in OPS if one != other]
+    shown = fingerprint(f"{text}\n\nIt is tested with:\nassert solve([{n}]) == [{n}]" for n, text in enumerate(asked))
+    assert shown == fingerprint(asked) and shown.signature == {"runekit"}
+
+
+def test_frames_of_several_sources_make_nothing_alike() -> None:
+    """Half of the rows are in one frame and half in another; a line of three of them alone may be a task."""
+    asked = [f"runekit: {one}, then {other}." for one in OPS for other in OPS if one != other]
+    framed = [*(FRAME.format(task=text) for text in asked[::2]), *(f"Write code.\n{text}" for text in asked[1::2])]
+    assert fingerprint(framed) == fingerprint([*asked[::2], *asked[1::2]])
+    assert fingerprint(asked[:4] * 2).prompts == fingerprint(asked[:4]).prompts != ()
 
 
 def test_a_prompt_without_words_is_like_nothing() -> None:
