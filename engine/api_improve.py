@@ -23,7 +23,9 @@ class ImproveRequest(Frozen):
     limit: int | None = Field(default=None, ge=1)
     """Tasks of the train split in one round."""
     rehearse: Annotated[tuple[SuiteName, ...], AfterValidator(each_once)] = Field(
-        default=("general",), max_length=MAX_REHEARSED
+        default=("general", "inkwell", "runekit"), max_length=MAX_REHEARSED
     )
-    """Suites on which the base model's own answers are kept; `suite` itself is left out of them."""
+    """Suites on which the base model's own answers are kept; `suite` itself is left out of them. By default ordinary
+    requests, and other domains: adapters of `runekit` raised the perplexity of plain text by 17 % where only `general`
+    was kept, by 1 % where `inkwell` was kept too."""
     seed: int = Field(default=0, ge=0, lt=2**31)

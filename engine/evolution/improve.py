@@ -49,6 +49,10 @@ PROBE = 8
 """Tasks that the model tries first: if it solves none of them, the explorer has the rest to itself."""
 
 
+MAX_SEED = 1 << 31
+"""Seeds are below it."""
+
+
 class Solving(Protocol):
     """Has tasks worked on (`engine.evolution.session_runs`)."""
 
@@ -111,6 +115,15 @@ class Solved:
         return self.session.task.mode is TaskMode.EXPLORE
 
 
+@dataclass(frozen=True)
+class Found:
+    """What was solved of some tasks while one adapter, or none, was in use for them."""
+
+    tasks: tuple[str, ...]
+    champion: str | None
+    solved: tuple[Solved, ...]
+
+
 class ImproveHandler:
     """Operations of the kind `improve`. Implements `engine.operations.Handler`."""
 
@@ -153,6 +166,8 @@ class _Improving:
         """The operation with what every round keeps; None: nothing is kept, or nothing was learned yet."""
         self._promoted: str | None = None
         """The last adapter of this operation that is in use: the next one begins with its weights."""
+        self._found: Found | None = None
+        """What the last round came to, before it learned."""
 
     async def run(self) -> ImproveReport:
         rounds: list[ImproveRound] = []
@@ -167,7 +182,7 @@ class _Improving:
     async def _round(self, number: int) -> ImproveRound:
         tasks = tasks_of_round(self._tasks, number, self._request.limit)
         before = {task: solved.session.code for task, solved in self._solved.items()}
-        solved = await self._solve(number, tasks)
+        solved = await self._work(number, tasks)
         self._solved |= {one.session.task.id: one for one in solved}
         counts = ImproveRound(
             number=number,
@@ -185,6 +200,14 @@ class _Improving:
         if against := nothing_to_learn(solved, before, demonstrations=self._request.demonstrations is not None):
             return counts.model_copy(update={"reason": against})
         return await self._learn(counts)
+
+    async def _work(self, number: int, tasks: Sequence[SuiteTask]) -> list[Solved]:
+        """What is solved of the tasks; asked of a model that stands where it stood, it would be what it was."""
+        champion = (await self._parts.registry.get_champions(self._task_type)).champion
+        asked = tuple(task.id for task in tasks)
+        if self._found is None or (self._found.tasks, self._found.champion) != (asked, champion):
+            self._found = Found(asked, champion, tuple(await self._solve(number, tasks)))
+        return list(self._found.solved)
 
     async def _solve(self, number: int, tasks: Sequence[SuiteTask]) -> list[Solved]:
         """The model tries; what it does not solve, the explorer does, if it may."""
@@ -215,7 +238,7 @@ class _Improving:
         adapter_id = f"{self._request.suite}-{self._id.rsplit('-', 1)[-1]}-{number}"
         await self._rehearse(number)
         tell = self._progress.step(number, REHEARSED if self._rehearsal else SOLVED, TRAINED, "training")
-        job = await self._parts.training.train(self._training_request(adapter_id), tell)
+        job = await self._parts.training.train(self._training_request(adapter_id, number), tell)
         adapter = await self._parts.registry.get(adapter_id)
         request = EvidenceRequest(
             adapter=adapter_id,
@@ -247,10 +270,11 @@ class _Improving:
             request = RehearseRequest(suites=suites, seed=self._request.seed)
             self._rehearsal = await self._parts.rehearsing.rehearse(request, self._asked_at, tell)
 
-    def _training_request(self, adapter_id: str) -> TrainRequest:
+    def _training_request(self, adapter_id: str, number: int) -> TrainRequest:
         """All that was verified in this operation, from the weights of its last adapter that is in use.
 
-        The base model's answers are kept besides.
+        The base model's answers are kept besides. Each round has a seed of its own: where the one before was not
+        promoted the data is the same, and so would be the adapter.
         """
         sessions = tuple(solved.session.id for solved in self._solved.values())
         source = {"from_trajectories": True, "sessions": sessions, "demonstrations": self._request.demonstrations}
@@ -259,7 +283,7 @@ class _Improving:
                 "adapter_id": adapter_id,
                 "task_type": self._task_type,
                 "preset": self._request.preset,
-                "seed": self._request.seed,
+                "seed": (self._request.seed + number - 1) % MAX_SEED,
                 "warm_start": self._promoted,
                 "rehearsal": self._rehearsal,
                 **(source if sessions else {"dataset": self._request.demonstrations}),

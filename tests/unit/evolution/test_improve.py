@@ -31,6 +31,8 @@ from engine.evolution.promotion import Promotions
 from engine.operations import Progress
 
 TASKS = 24
+ELSEWHERE = ("general", "inkwell", "runekit")
+"""What is rehearsed where nobody says what."""
 BEGUN = "2026-01-01T00:00:00Z"
 Skill = Callable[[TaskSpec, int], bool]
 
@@ -290,6 +292,20 @@ async def test_the_second_round_begins_with_the_first_ones_adapter_and_what_fail
     assert champions.previous == first.adapter_id
 
 
+async def test_a_round_after_one_that_was_not_promoted_asks_nobody_again_and_trains_with_another_seed(
+    world: World,
+) -> None:
+    """The model stands where it stood; only the dice of the training are new."""
+    one = loop(world, skills=[(0.0, 0.0), (1.0, 0.6)])
+    report = await one.improve(rounds=2, seed=7)
+    first, second = report.rounds
+    assert (first.promoted, second.promoted) == (False, True)
+    assert sorted(one.solver.runs) == ["improve-0badcafe-1", "improve-0badcafe-1-explore"]
+    assert (second.solved_by_explorer, second.calls_per_task_before) == (TASKS, 100.0)
+    assert [request.seed for request in one.trainer.requests] == [7, 8]
+    assert one.trainer.requests[0].sessions == one.trainer.requests[1].sessions
+
+
 async def test_a_limit_gives_each_round_other_tasks_and_training_all_of_them(world: World) -> None:
     one = loop(world, never, [(0.5, 0.0), (1.0, 0.6)])
     report = await one.improve(rounds=2, limit=10)
@@ -329,7 +345,7 @@ async def test_demonstrations_are_learned_from_alone_or_besides(world: World) ->
 async def test_the_base_models_answers_elsewhere_are_kept_by_every_round_and_rehearsed_once(world: World) -> None:
     one = loop(world, after_round_one, [(0.5, 0.0), (1.0, 0.6)])
     await one.improve(rounds=2, seed=4)
-    assert one.rehearser.asked == [(RehearseRequest(suites=("general",), seed=4), BEGUN)]
+    assert one.rehearser.asked == [(RehearseRequest(suites=ELSEWHERE, seed=4), BEGUN)]
     assert [request.rehearsal for request in one.trainer.requests] == ["rehearse-0000beef"] * 2
 
 
@@ -346,8 +362,8 @@ async def test_where_nothing_is_learned_nothing_is_rehearsed(world: World) -> No
 
 
 def test_the_suite_that_is_improved_on_is_not_kept_as_it_was() -> None:
-    assert elsewhere(ImproveRequest(suite="kit")) == ("general",)
-    assert elsewhere(ImproveRequest(suite="general")) == ()
+    assert elsewhere(ImproveRequest(suite="kit")) == ELSEWHERE
+    assert elsewhere(ImproveRequest(suite="general")) == ("inkwell", "runekit")
     assert elsewhere(ImproveRequest(suite="kit", rehearse=("inkwell", "kit", "general"))) == ("inkwell", "general")
     with pytest.raises(ValueError, match="named twice"):
         ImproveRequest(suite="kit", rehearse=("general", "general"))

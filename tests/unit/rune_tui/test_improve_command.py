@@ -17,7 +17,7 @@ NOTHING: dict[str, object] = {
 
 def test_the_options_are_the_defaults_of_the_request() -> None:
     assert read_request(NOTHING) == ImproveRequest(suite="kit")
-    assert ImproveRequest(suite="kit").rehearse == ("general",)
+    assert ImproveRequest(suite="kit").rehearse == ("general", "inkwell", "runekit")
 
 
 def test_other_suites_are_rehearsed_or_none() -> None:
