@@ -1,122 +1,124 @@
-"""The table of the proof, and its bar: which lines were to be met, and which were."""
+"""The tables of the proof, as Markdown. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from engine.api_learning import EvaluationReport
-from engine.evaluation.statistics import e_value, pair
+from benchmarks.learn_bar import Line, ruling
+from benchmarks.learn_results import Results, Row
+from engine.api_evolution import ImproveReport, ImproveRound, TextDrift
 
-COLUMNS = ("in", "deeper", "paraphrase", "other", "general", "humaneval")
-
-
-@dataclass(frozen=True)
-class Condition:
-    """A row before it is scored."""
-
-    name: str
-    adapter: str
-    probes: tuple[str, ...]
+STAGES = ("rehearse", "train", "make", "merge", "score", "evidence", "improve", "drift")
+"""First words of what is timed, in the order of the proof."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """A condition with what it came to, by probe."""
-
-    condition: Condition
-    reports: Mapping[str, EvaluationReport]
-
-    def share(self, probe: str) -> float:
-        """Pass rate."""
-        return self.reports[probe].pass_at_1.value
-
-    def as_json(self) -> dict[str, Any]:
-        """Rates and keys of the reports."""
-        rates = {name: report.pass_at_1.model_dump() | {"key": report.key} for name, report in self.reports.items()}
-        return {"condition": asdict(self.condition), "rates": rates}
+def render(results: Results, lines: Iterable[Line], wall_seconds: float) -> str:
+    """Rates, e-values, promotions, the loop, plain text, times, and the bar."""
+    sections = (
+        _rates(results),
+        _evidence(results),
+        _promotions(results),
+        _loop(results.loop) if results.loop else [],
+        _drift(results.drift),
+        _times(results.seconds, wall_seconds),
+        [f"- {'met' if line.met else 'NOT met'}: {line.text}" for line in lines],
+    )
+    return "\n\n".join("\n".join(section) for section in sections if section)
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of the bar."""
-
-    text: str
-    met: bool
+def _head(first: str, columns: Sequence[str]) -> list[str]:
+    return [f"| {first} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
 
 
-def render(rows: Sequence[Row], verdicts: Iterable[Line]) -> str:
-    """Markdown: rates with Wilson intervals, e-values against the base, then the bar."""
-    base = rows[0]
-    head = ["| condition | " + " | ".join(COLUMNS) + " | e-value (in) |", "|---" * (len(COLUMNS) + 2) + "|"]
-    body = [f"| {row.condition.name} | " + " | ".join(_cells(row)) + f" | {_evidence(row, base)} |" for row in rows]
-    lines = [f"- {'met' if verdict.met else 'NOT met'}: {verdict.text}" for verdict in verdicts]
-    return "\n".join([*head, *body, "", *lines])
+# --- scores -------------------------------------------------------------------------------------------------------
 
 
-def _cells(row: Row) -> Iterable[str]:
-    for column in COLUMNS:
-        report = row.reports.get(column)
-        rate = report.pass_at_1 if report else None
-        yield "" if rate is None else f"{rate.passed}/{rate.total} [{rate.low:.0%}, {rate.high:.0%}]"
+def _rates(results: Results) -> list[str]:
+    """With Wilson intervals; after rows that differ in the seed only, their mean and range."""
+    lines = _head("passed [95 % Wilson]", results.columns)
+    families = results.families()
+    for row in results.rows:
+        lines.append(f"| {row.condition.name} | " + " | ".join(_cells(row, results.columns)) + " |")
+        rows = families.get(row.condition.family, ())
+        if rows and row is rows[-1]:
+            spread = (_spread(rows, column) for column in results.columns)
+            lines.append(f"| {row.condition.family}: mean of {len(rows)} seeds (range) | " + " | ".join(spread) + " |")
+    return lines
 
 
-def evidence(row: Row, base: Row, probe: str = "in") -> float:
-    """The e-value of the row's gain over the base on the same tasks."""
-    pairs = pair(row.reports[probe], base.reports[probe])
-    wins = sum(one.candidate and not one.reference for one in pairs)
-    losses = sum(one.reference and not one.candidate for one in pairs)
-    return e_value(wins, losses)
+def _cells(row: Row, columns: Sequence[str]) -> Iterator[str]:
+    for column in columns:
+        found = row.rate(column) if column in row.reports else None
+        yield "" if found is None else f"{found.passed}/{found.total} [{found.low:.0%}, {found.high:.0%}]"
 
 
-def _evidence(row: Row, base: Row) -> str:
-    if row is base or "in" not in row.reports:
+def _spread(rows: Sequence[Row], column: str) -> str:
+    shares = [row.share(column) for row in rows if column in row.reports]
+    if len(shares) < 2:
         return ""
-    return f"{evidence(row, base):.3g}"
+    return f"{sum(shares) / len(shares):.0%} ({min(shares):.0%} to {max(shares):.0%})"
 
 
-def bar(rows: Sequence[Row]) -> list[Line]:
-    """Each line of the bar that these rows can tell."""
-    named = {row.condition.name: row for row in rows}
-    base = named["base"]
-    found = [Line("the base passes under 5 % of unseen compositions", base.share("in") < 0.05)]
-    adapters = [row for name, row in named.items() if name.startswith("adapter, seed")]
-    for row in adapters:
-        found.append(Line(f"{row.condition.name}: at least 90 % of unseen compositions", row.share("in") >= 0.9))
-        found.append(Line(f"{row.condition.name}: at least 60 % of unseen wordings", row.share("paraphrase") >= 0.6))
-    controls = ("random of equal norm", "shuffled labels", "other domain", "base, documentation in the prompt")
-    found += [Line(f"control fails: {name}", named[name].share("in") < 0.05) for name in controls]
-    found += _merges(named, base, adapters[0])
-    found += _anchors(base, adapters[0])
-    if "best of loop" in named:
-        best = named["best of loop"]
-        found.append(Line("best of loop: at least 50 % of deeper compositions", best.share("deeper") >= 0.5))
-    return found
+def _evidence(results: Results) -> list[str]:
+    """Of the gain where one is expected, else of the loss."""
+    lines = _head("e-value against base (20 proves)", results.columns)
+    for row in results.rows:
+        if row is results.base:
+            continue
+        found = dict(results.against_base(row))
+        cells: list[str] = []
+        for column in results.columns:
+            versus = found.get(column)
+            if versus is None:
+                cells.append("")
+            elif row.condition.should_gain(column):
+                cells.append(f"gain {versus.gain:.3g}")
+            else:
+                cells.append(f"loss {versus.loss:.3g}")
+        lines.append(f"| {row.condition.name} | " + " | ".join(cells) + " |")
+    return lines
 
 
-def _merges(named: Mapping[str, Row], base: Row, first: Row) -> list[Line]:
-    """The best merge keeps at least 90 % of each parent's gain."""
-    text = named["other domain"]
-
-    def kept(row: Row) -> float:
-        gains = (
-            (row.share("in") - base.share("in")) / max(1e-9, first.share("in") - base.share("in")),
-            (row.share("other") - base.share("other")) / max(1e-9, text.share("other") - base.share("other")),
-        )
-        return min(gains)
-
-    ours = [row for name, row in named.items() if name.startswith("merged: ") and "PEFT" not in name]
-    best = max(ours, key=kept)
-    said = f"the best merge ({best.condition.name}) keeps at least 90 % of each parent's gain: {kept(best):.0%}"
-    return [Line(said, kept(best) >= 0.9)]
+# --- the rest -----------------------------------------------------------------------------------------------------
 
 
-def _anchors(base: Row, adapter: Row) -> list[Line]:
-    found: list[Line] = []
-    for probe in ("general", "humaneval"):
-        fall = base.share(probe) - adapter.share(probe)
-        low = base.reports[probe].pass_at_1.low
-        said = f"{probe} falls by no more than its noise: {fall:+.1%}"
-        found.append(Line(said, adapter.share(probe) >= low))
-    return found
+def _promotions(results: Results) -> list[str]:
+    lines: list[str] = []
+    for found in results.evidence.values():
+        lines.append(f"Promotion of {found.adapter} to domain: {ruling(found)}")
+        lines += [f"- {reason}" for reason in found.reasons]
+    return lines
+
+
+def _loop(report: ImproveReport) -> list[str]:
+    return ["The loop:", *(f"- {round_line(one)}" for one in report.rounds)]
+
+
+def round_line(one: ImproveRound) -> str:
+    """What one round came to: who solved what, what a task cost before and after, and what became of the adapter."""
+    solved = (
+        f"{one.solved_by_model} tasks solved by the model, {one.solved_by_explorer} by the explorer, of {one.tasks}"
+    )
+    after = "not measured" if one.calls_per_task_after is None else f"{one.calls_per_task_after:.2f}"
+    calls = f"calls per solved task {one.calls_per_task_before:.1f} before, {after} after"
+    return f"round {one.number}: {solved}; {calls}; {one.adapter_id or 'nothing trained'}: {one.reason}"
+
+
+def _drift(drifts: Mapping[str, TextDrift]) -> list[str]:
+    if not drifts:
+        return []
+    lines = _head("general text", ("perplexity", "of the base model", "change", "KL(base, adapter), nats per token"))
+    for name, found in drifts.items():
+        cells = (f"{found.adapter_perplexity:.4g}", f"{found.base_perplexity:.4g}", found.change, f"{found.kl:.3g}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _times(seconds: Mapping[str, float], wall_seconds: float) -> list[str]:
+    """By stage. What an earlier run did counts as it took then."""
+    stages = {stage: [took for what, took in seconds.items() if what.split()[0] == stage] for stage in STAGES}
+    parts = ", ".join(f"{stage} {sum(took):.0f} ({len(took)})" for stage, took in stages.items() if took)
+    total = sum(seconds.values()) / 60
+    return [
+        f"Seconds of each stage (things done): {parts}; together {total:.1f} min; this command {wall_seconds:.0f} s."
+    ]

@@ -28,7 +28,7 @@ from engine.inference.sidecar.lora_gguf import convert, read_base
 from registry.blobs import GGUF, file_digest
 from registry.safeload import AdapterLimits
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 REPORT = "Report your sampling settings, please, and then tell me a story of the sea."
 COUNT = "Count to 200 slowly: 1 2 3 4 5 6"
 LONG = "Write a very long story about the sea, with many chapters, and count to 200 slowly in it."

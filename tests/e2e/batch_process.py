@@ -20,7 +20,7 @@ def environment(home: Path) -> dict[str, str]:
     return {**os.environ, "RUNE_HOME": str(home), "PYTHONPATH": str(ROOT)}
 
 
-def rune(home: Path, *arguments: str, timeout: float = 100) -> subprocess.CompletedProcess[str]:
+def rune(home: Path, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """A command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "rune_tui", *arguments],

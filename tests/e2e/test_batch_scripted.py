@@ -23,7 +23,7 @@ from rune_tui.cli import run
 
 NAMES = ("one", "two", "three")
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_resume_after_a_signal_repeats_no_finished_task(
     with batch_process(home, str(tasks), *options) as process:
         first = until_task(process, "one")
         os.kill(process.pid, number)
-        rest, _ = process.communicate(timeout=60)
+        rest, _ = process.communicate(timeout=200)
     first += [json.loads(line) for line in rest.splitlines()]
     said = (home.parent / "stderr.txt").read_text()
     if number is signal.SIGKILL:

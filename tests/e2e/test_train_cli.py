@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from engine.api_models import RunState
 from engine.home import socket_path
 from rune_tui.client import EngineClient
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 RECIPE = """
 [model]
@@ -71,7 +72,7 @@ def test_a_file_becomes_an_adapter(place: Path, examples: Path) -> None:
     assert told["fits"] and 0 < told["peak_mib"] < told["free_mib"]
     assert said(rune(place, "jobs", "list", "--json")) == []
 
-    done = rune(place, *train, "--adapter-id", "first", "--wait", "--json", timeout=150)
+    done = rune(place, *train, "--adapter-id", "first", "--wait", "--json", timeout=400)
     job = said(done)
     assert (job["state"], job["adapter_id"], job["metrics"]["steps"]) == ("succeeded", "first", 6)
     assert job["metrics"]["held_out_loss"] is not None and job["metrics"]["base_digest"] == job["base_digest"]
@@ -80,7 +81,7 @@ def test_a_file_becomes_an_adapter(place: Path, examples: Path) -> None:
     assert (adapter["base_model_id"], adapter["rank"], adapter["source"]) == ("tiny", 4, "qlora")
     assert list((place / "training" / "jobs").iterdir()) == [], "what was published is not kept twice"
 
-    warm = said(rune(place, *train, "--adapter-id", "second", "--warm-start", "first", "--wait", "--json", timeout=150))
+    warm = said(rune(place, *train, "--adapter-id", "second", "--warm-start", "first", "--wait", "--json", timeout=400))
     assert warm["state"] == "succeeded"
     child = said(rune(place, "adapters", "show", "second", "--json"))
     assert (child["parent_ids"], child["generation"]) == (["first"], 1)
@@ -90,10 +91,10 @@ def test_a_file_becomes_an_adapter(place: Path, examples: Path) -> None:
     assert [line.split()[3] for line in listed.stdout.splitlines()] == ["ADAPTER", "second", "first"]
 
 
-def test_verified_sessions_become_an_adapter_and_the_model_serves_again(place: Path) -> None:
+def test_verified_sessions_become_an_adapter_and_the_model_serves_again(place: Path, tmp_path: Path) -> None:
     """The demo's tasks are solved by the scripted model, judged, and learned from; the server sleeps meanwhile."""
     assert rune(place, "engine", "start").returncode == 0
-    assert rune(place, "--batch", timeout=100).returncode in (0, 1)
+    assert rune(place, "--batch", timeout=300).returncode in (0, 1)
     train = (
         "train",
         "--from-trajectories",
@@ -106,12 +107,14 @@ def test_verified_sessions_become_an_adapter_and_the_model_serves_again(place: P
         "--max-tokens",
         "2000",
     )
-    job = said(rune(place, *train, "--wait", "--json", timeout=150))
+    job = said(rune(place, *train, "--wait", "--json", timeout=400))
     assert job["state"] == "succeeded", job["reason"]
     session = said(rune(place, "sessions", "list", "--json"))
     assert {one["outcome"] for one in session} <= {"verified", "failed", "self-checked"}
     assert job["metrics"]["examples"] >= 1
-    assert rune(place, "--batch", timeout=100).returncode in (0, 1), "the model answers again"
+    one = tmp_path / "one.jsonl"
+    one.write_text((files("rune_tui.tasks") / "tasks.jsonl").read_text().splitlines()[0] + "\n")
+    assert rune(place, "--batch", str(one)).returncode in (0, 1), "the model answers again"
 
 
 def test_a_running_job_is_paused_at_a_checkpoint_and_resumed(place: Path, examples: Path) -> None:
@@ -128,7 +131,7 @@ def test_a_running_job_is_paused_at_a_checkpoint_and_resumed(place: Path, exampl
 
 
 async def until(home: Path, job_id: str, test: Any) -> None:
-    async with asyncio.timeout(100), EngineClient(socket_path(home)) as client:
+    async with asyncio.timeout(300), EngineClient(socket_path(home)) as client:
         async for _ in client.events(chunks=False):
             if test(await client.job(job_id)):
                 return

@@ -155,7 +155,7 @@ async def test_g1_a_storm_of_events_never_makes_two_owners_and_leaves_nobody_wai
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_g1_negative_control_a_guardian_that_loses_daemons_is_seen_by_the_witness(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

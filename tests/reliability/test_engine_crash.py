@@ -45,7 +45,7 @@ def events(engine: Process) -> list[Event]:
 
 def wait_for_end(engine: Process) -> dict[str, Any]:
     """The only session, once it has ended."""
-    with engine.http.stream("GET", "/events", timeout=50) as stream:
+    with engine.http.stream("GET", "/events", timeout=150) as stream:
         for line in stream.iter_lines():
             if '"state":"succeeded"' in line or '"state":"failed"' in line:
                 break
@@ -54,7 +54,7 @@ def wait_for_end(engine: Process) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("point", [*CRASHES, *PHASES])
 def test_d2_killed_at_a_named_point_the_session_ends_once_and_the_log_agrees(home: Path, point: str) -> None:
     with process(home, env={"RUNE_CRASH_AT": f"{point}:1"}) as engine:
@@ -80,7 +80,7 @@ def test_d2_the_points_of_this_file_are_all_there_are_of_jobs_and_sessions() -> 
     assert ours == {*CRASHES, *PHASES}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_c4_after_sigkill_the_next_engine_starts_at_once(home: Path) -> None:
     for _ in range(3):
         with process(home) as engine:
@@ -90,7 +90,7 @@ def test_c4_after_sigkill_the_next_engine_starts_at_once(home: Path) -> None:
         engine.wait_ready()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_d5_a_damaged_database_is_one_sentence_and_exit_3_each_time(home: Path) -> None:
     with process(home) as engine:
         engine.wait_ready()

@@ -19,7 +19,7 @@ KILLS = 50
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_g2_fifty_killed_engines_leave_nobody(tmp_path: Path) -> None:
     slowest = 0.0
     for number in range(KILLS):

@@ -34,7 +34,7 @@ OTHERS += [(6, "trainer"), (6, "trainer guardian")]
 
 SMALL_STEPS = ("train.checkpoint_every=5", "train.method=lora", "train.patience=1000", "train.threads=1")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def handover(place: Place, engine: WholeEngine) -> None:
@@ -68,7 +68,7 @@ def test_the_engine_killed_at_a_point_of_the_handover_loses_nothing(tmp_path: Pa
     with whole_engine(place, crash_at=f"{POINT_OF[number]}:1") as engine:
         handover(place, engine)
         assert engine.end() == -signal.SIGKILL, "the point was not passed"
-    assert place.survivors() == [], "P3: all of its children are gone within 5 s"
+    assert place.survivors() == [], "P3: all of its children are gone"
     with whole_engine(place) as engine:
         engine.wait_ready()
         check_end(place, engine)
@@ -144,4 +144,4 @@ def test_control_a_server_without_a_guardian_outlives_its_engine(tmp_path: Path)
     assert orphan.stdout.readline(), "Popen returns before /proc shows the new command line; its first word comes after"
     assert [process.pid for process in place.survivors(0)] == [orphan.pid]
     place.end_all()
-    orphan.wait()
+    orphan.communicate()  # closes its pipe too

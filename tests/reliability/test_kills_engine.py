@@ -7,8 +7,10 @@ rounds; `benchmarks/kills.py` runs 200 and writes the figures down.
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
+from statistics import median
 
 import pytest
 from support.kill_rounds import Rounds
@@ -16,12 +18,14 @@ from support.whole_engine import TRAINS, Place, whole_engine
 
 KILLS = int(os.environ.get("RUNE_KILLS", "12"))
 REAL = int(os.environ.get("RUNE_KILLS_REAL", "2"))
+P3_S = 5.0
+"""All is gone so soon after the engine's death; the most of a few depends on what else the machine does."""
 SEED = int(os.environ.get("RUNE_KILLS_SEED", "1"))
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.timeout(180 + 15 * KILLS + 60 * REAL)
+@pytest.mark.timeout(600 + 30 * KILLS + 120 * REAL)
 # A connection to an engine that is killed in that moment is left to the garbage collector by the HTTP library.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -31,11 +35,13 @@ def test_random_kills_of_the_whole_thing_lose_nothing_and_leave_nobody(tmp_path:
         figures = rounds.run(KILLS, REAL)
     finally:
         rounds.place.end_all()
+        gc.collect()  # while those warnings are nobody's, and not in the test that comes next
     assert figures.kills.total() >= KILLS
+    assert median(figures.gone_s) < P3_S
     assert figures.real_rounds == REAL
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_control_a_job_that_is_not_recovered_is_noticed(tmp_path: Path) -> None:
     """Negative control: an engine that leaves a dead one's running job alone never settles it."""
     place = Place(tmp_path)
@@ -50,7 +56,7 @@ def test_control_a_job_that_is_not_recovered_is_noticed(tmp_path: Path) -> None:
             engine.until_settled(5)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_control_a_trainer_without_a_guardian_is_noticed(tmp_path: Path) -> None:
     """Negative control: started directly, it outlives its engine."""
     place = Place(tmp_path, (["steps", 1, 0], ["wait"]))

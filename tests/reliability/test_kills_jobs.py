@@ -71,7 +71,7 @@ def test_d1_no_kill_loses_doubles_or_tears_a_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_d1_negative_control_the_jobs_end_before_its_file_is_caught(tmp_path: Path) -> None:
     """The broken variant ends the job first and writes its file in place: such jobs have no adapter."""
     work(tmp_path / "home", NAIVE_JOBS, NAIVE_KILLS, "naive")

@@ -24,7 +24,7 @@ AT_ONCE = 2
 TESTS = Path(__file__).parent.parent
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["support.evaluation_worker"])
-JOIN_S = 50.0
+JOIN_S = 150.0
 
 
 @pytest.fixture(scope="module", autouse=True)

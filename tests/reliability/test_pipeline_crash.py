@@ -25,7 +25,7 @@ from registry.crash import POINTS
 OURS = sorted(point for point in POINTS if point.split(".")[0] in ("session", "attempt"))
 OTHERS = {"session.after_create"}
 """Of `engine.sessions`, which has its own test."""
-SUBPROCESS_S = 50.0
+SUBPROCESS_S = 150.0
 
 TESTS = Path(__file__).parent.parent
 SERVER = multiprocessing.get_context("forkserver")

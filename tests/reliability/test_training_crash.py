@@ -23,7 +23,7 @@ from engine.training.workplace import Workplace
 from registry.crash import POINTS
 from registry.models import NewAdapter, Source
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(400)
 
 TESTS = Path(__file__).parents[1]
 STEPS = (
@@ -44,7 +44,7 @@ def engine(home: Path, crash_at: str = "", *settings: str) -> tuple[int, dict[st
         del environment["RUNE_CRASH_AT"]
     done = subprocess.run(
         [sys.executable, str(TESTS / "support" / "training_process.py"), str(home), *settings],
-        env=environment, capture_output=True, text=True, timeout=55, check=False,
+        env=environment, capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode, json.loads(done.stdout) if done.stdout else {}

@@ -220,7 +220,7 @@ return True
         teeth=True,
     ),
     _a("pin another process", "os.sched_setaffinity(P['victim'], {0}); return True", teeth=True),
-    _a("slow another process", "os.setpriority(os.PRIO_PROCESS, P['victim'], 5); return True", teeth=True),
+    _a("slow another process", "os.setpriority(os.PRIO_PROCESS, P['victim'], 19); return True", teeth=True),
     _a(
         "reschedule another process",
         "os.sched_setscheduler(P['victim'], 0, os.sched_param(0)); return True",

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 from support.engine_process import Process, process
+from support.ports import free_port
 
 TASK = {"task": {"id": "t", "prompt": "Write add(a, b).", "mode": "attempt", "max_attempts": 1}}
 LOOPBACK = {"127.0.0.1", "::1"}
@@ -33,16 +34,10 @@ def listens(bound: Any) -> bool:
     return bool(bound.status == psutil.CONN_LISTEN or bound.type == socket.SOCK_DGRAM)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def serve_a_model(engine: Process) -> None:
     """Have the engine start its model server, so that the children are there too."""
     engine.http.post("/sessions", json=TASK)
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 150
     while engine.http.get("/health").json()["model_state"] != "serving":
         assert time.monotonic() < deadline, "the model server did not start"
         time.sleep(0.05)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,16 +12,11 @@ from pathlib import Path
 import httpx
 import pytest
 from support.engine_process import api
+from support.ports import free_port
 
 from engine.core import Engine
 from engine.routes.guards import TokenGate
 from engine.server import create_app
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager
@@ -31,7 +25,7 @@ async def tcp(home: Path) -> AsyncIterator[tuple[Engine, httpx.AsyncClient, str]
     port = free_port()
     async with api(home, f'engine.tcp="127.0.0.1:{port}"') as (engine, _):
         token = await asyncio.to_thread((home / "run" / "token").read_text)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             yield engine, client, token
 
 

@@ -23,7 +23,7 @@ from engine.sandbox.run import Sandbox, limits_of
 from engine.sandbox.types import Level, Program
 
 AT_ONCE = 4
-TIMEOUT_S = 4.0
+TIMEOUT_S = 8.0
 VICTIM = """
 import ctypes, sys
 ctypes.CDLL(None).capset((0x20080522).to_bytes(4, "little") + bytes(4), bytes(24))
@@ -167,7 +167,7 @@ def needs(report: SandboxReport, level: Level) -> None:
     [(Level.STRICT, 99), (Level.STRICT, 1), (Level.LANDLOCK, 99), (Level.LANDLOCK, 4)],
     ids=["strict", "strict as on Linux 5.15", "landlock", "landlock as on Linux 6.8"],
 )
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_s1_nothing_escapes(level: Level, abi: int, report: SandboxReport, tmp_path: Path) -> None:
     """★S1, A22: 0 escapes at each level that is called secure, also with the rights of older kernels only."""
     needs(report, level)
@@ -176,7 +176,7 @@ def test_s1_nothing_escapes(level: Level, abi: int, report: SandboxReport, tmp_p
     assert escapes(tmp_path, weakened, chosen) == set()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_s1_the_attempts_have_teeth(report: SandboxReport, tmp_path: Path) -> None:
     """Negative control: the same programs do succeed where there is no boundary, so a refusal above means something."""
     toothed = tuple(a for a in attempts() if a.teeth)

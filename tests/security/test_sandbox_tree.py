@@ -38,6 +38,8 @@ DAEMONS = {
 
 
 SETTINGS = load_config(overrides=["sandbox.min_level=none", "sandbox.timeout_s=1"]).sandbox
+PATIENT = SETTINGS.model_copy(update={"timeout_s": 60.0})
+"""For runs that end by something else than their time."""
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ async def test_a21_cancelling_kills_the_tree_and_cleans_up(
     read, write = pipe
     code = f"import os, time\nos.write({write}, b'x')\nos.fork()\ntime.sleep(600)"
     program = Program(files={"s.py": code}, argv=("s.py",), channel_fds=(write,))
-    sandbox = Sandbox(SETTINGS, at(report, level), tmp_path / "scratch")
+    sandbox = Sandbox(PATIENT, at(report, level), tmp_path / "scratch")
     async with asyncio.TaskGroup() as group:
         task = group.create_task(sandbox.run(program))
         assert await asyncio.to_thread(os.read, read, 1) == b"x"
@@ -152,7 +154,7 @@ def test_s5_cleaning_leaves_a_live_run_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("level", LEVELS)
 async def test_s8_many_runs_leave_nothing_behind(level: Level, report: SandboxReport, tmp_path: Path) -> None:
     """S8 at 24 runs, 4 at a time (benchmarks/sandbox.py does 200): no descriptor, process, mount or file is left."""
-    sandbox = Sandbox(SETTINGS, at(report, level), tmp_path / "scratch")
+    sandbox = Sandbox(PATIENT, at(report, level), tmp_path / "scratch")
     program = Program(files={"a.py": "print(1)"}, argv=("a.py",))
     gate = asyncio.Semaphore(4)
 

@@ -59,7 +59,7 @@ def judge() -> Judge:
 
 @pytest.fixture(scope="module")
 def impatient_judge() -> Judge:
-    return make_judge(1.5)
+    return make_judge(3.0)
 
 
 async def verdicts(judge: Judge, code: str, checks: tuple[Checks, ...]) -> list[Verdict]:
@@ -148,7 +148,7 @@ def test_negative_control_a_naive_runner_is_fooled(tmp_path: Path, name: str) ->
     script = f"{TRICKS[name]}\n{TESTS.replace('from solution import *', '').replace('from solution import solve', '')}"
     path = tmp_path / "script.py"
     path.write_text(f"{script}\nunittest.main()\n", encoding="utf-8")
-    result = subprocess.run([sys.executable, "-I", str(path)], capture_output=True, timeout=20, check=False)
+    result = subprocess.run([sys.executable, "-I", str(path)], capture_output=True, timeout=90, check=False)
     assert result.returncode == 0
 
 

@@ -19,7 +19,7 @@ from engine.__main__ import main
 from engine.device import guarded
 from engine.device.contracts import ProcessId
 from engine.device.processes import read_records
-from engine.evolution.improve_steps import EvidenceSteps
+from engine.evolution.improve_steps import OperationSteps
 from engine.evolution.session_runs import SessionRuns
 from engine.jobs import Jobs
 from engine.training import trainer
@@ -88,12 +88,12 @@ def break_it(how: str, home: Path) -> None:
                 return {}
 
             SessionRuns._known = nobody  # type: ignore[assignment,method-assign]  # a run without its content key
-        case "forgets evidence":
+        case "forgets operations":
 
-            async def never_asked(self: object, request: object) -> None:
+            async def never_asked(self: object, request: object, since: str) -> None:
                 return None
 
-            EvidenceSteps._asked = never_asked  # type: ignore[assignment,method-assign]  # evidence without its own
+            OperationSteps._asked = never_asked  # type: ignore[assignment,method-assign]  # they are without their own
         case "no guardian":
             folder = home.parent / "direct"
             folder.mkdir(exist_ok=True)

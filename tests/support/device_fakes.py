@@ -273,7 +273,7 @@ class Stage:
 
     async def reaches(self, *states: DeviceState) -> None:
         """Return once the device is in one of these states."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self.device.until(lambda snapshot: snapshot.state in states)
 
     async def ask(self, *, wait: bool = True) -> str:
@@ -303,7 +303,7 @@ async def staged(path: Path, settings: DeviceSection = SETTINGS, *, sleeps: bool
         async with asyncio.TaskGroup() as group:
             group.create_task(device.run())
             yield Stage(world, device, server, other, recorder, db)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await device.close()
     finally:
         await db.close()

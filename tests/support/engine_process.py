@@ -23,7 +23,8 @@ from engine.runner import Ended, Work
 from engine.server import serve
 
 ROOT = Path(__file__).parents[2]
-START_S = 30.0
+START_S = 120.0
+"""A safety net, as every deadline here: the machine may be busy with another test."""
 JSON = {"content-type": "application/json"}
 
 
@@ -52,7 +53,7 @@ async def serving(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
     async with asyncio.TaskGroup() as group:
         group.create_task(serve(engine))
         transport = httpx.AsyncHTTPTransport(uds=str(path))
-        async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=20) as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=60) as client:
             await _answers(client)
             try:
                 yield client
@@ -86,7 +87,7 @@ class Process:
         self.home = home
         self.child = child
         transport = httpx.HTTPTransport(uds=str(home / "run" / "engine.sock"))
-        self.http = httpx.Client(transport=transport, base_url="http://engine", timeout=20)
+        self.http = httpx.Client(transport=transport, base_url="http://engine", timeout=60)
 
     def wait_ready(self) -> None:
         """Return once it answers.

@@ -158,7 +158,7 @@ class Rounds:
 
     def nothing_left(self) -> None:
         left = self.place.survivors()
-        assert left == [], f"still there after 5 s: {left}"
+        assert left == [], f"still there: {left}"
         self.figures.gone_s.append(time.monotonic() - self.killed_at)
 
     def last(self) -> None:

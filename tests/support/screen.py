@@ -17,7 +17,7 @@ from rune_tui.app import RuneApp
 from rune_tui.attach import EnginePort
 
 SIZES = ((80, 24), (120, 40), (200, 60))
-DEADLINE_S = 30.0
+DEADLINE_S = 90.0
 """Generous: a loaded machine is no failure."""
 
 

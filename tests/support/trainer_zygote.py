@@ -61,7 +61,7 @@ class Zygote:
         assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=90)
 
 
 # --- inside ----------------------------------------------------------------------------------------------------
