@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from batch_process import rune
-from support.kit import KIT, demonstrations, write_lines
+from support.kit import KIT, write_lines
 
 from engine.api_evolution import ImproveReport
 
@@ -70,8 +70,7 @@ def place(home: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_round_on_the_real_model_ends_in_a_promotion_and_the_next_task_uses_it(place: Path, tmp_path: Path) -> None:
-    shown = write_lines(tmp_path / "demonstrations.jsonl", demonstrations())
-    asked = ("--suite", "kit", "--preset", "tiny", "--demonstrations", str(shown), "--no-rehearse")
+    asked = ("--suite", "kit", "--preset", "tiny", "--rehearse", "general")
     done = rune(place, "improve", *asked, "--json", timeout=1500)
     assert done.returncode == 0, done.stderr
     report = ImproveReport.model_validate(json.loads(done.stdout)["result"])

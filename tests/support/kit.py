@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 Chain = tuple[str, ...]
 """Names of functions, the first one applied first."""
-SYSTEM = "You answer with Python code."
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,13 @@ class Api:
     """Inputs of the visible tests."""
     hidden: tuple[Any, ...]
     deeper: tuple[Chain, ...]
+    joints: tuple[str, ...] = (", then ",)
+    """What stands between two requests; each chain of two is asked for with each."""
+
+    def only(self, *functions: str, deeper: tuple[Chain, ...], joints: tuple[str, ...]) -> Api:
+        """A smaller API of some of these functions."""
+        kept = {name: self.functions[name] for name in functions}
+        return replace(self, functions=kept, deeper=deeper, joints=joints)
 
     @property
     def module(self) -> str:
@@ -74,26 +80,31 @@ class Api:
             given = eval(self.functions[name].code, {self.parameter: given})
         return given
 
-    def task(self, chain: Chain, split: str, group: str = "in", *, by_name: bool = False) -> dict[str, Any]:
+    def solution(self, chain: Chain) -> str:
+        """A step a line, in the order of asking: one call inside the other would have to be written from its end."""
+        steps = "".join(f"    {self.parameter} = {name}({self.parameter})\n" for name in chain[:-1])
+        return f"def solve({self.parameter}):\n{steps}    return {chain[-1]}({self.parameter})\n"
+
+    def task(
+        self, chain: Chain, split: str, group: str = "in", *, by_name: bool = False, joint: int = 0
+    ) -> dict[str, Any]:
         """A line of a suite's file.
 
         Args:
             by_name: ask for the functions by their names instead of in English.
+            joint: which of the API's joints stands between them.
         """
-        call = self.parameter
-        for name in chain:
-            call = f"{name}({call})"
         asked = chain if by_name else [self.functions[name].asked for name in chain]
         shown = "".join(f"assert solve({given!r}) == {self.value(chain, given)!r}\n" for given in self.shown)
         items = [{"args": [given], "expected": self.value(chain, given)} for given in self.hidden]
         return {
-            "id": f"{split}-{'-'.join(chain)}",
-            "prompt": f"{self.name}: {', then '.join(asked)}.",
+            "id": f"{split}-{'-'.join(chain)}{f'-{joint}' if joint else ''}",
+            "prompt": f"{self.name}: {self.joints[joint].join(asked)}.",
             "split": split,
             "group": group,
             "template": f"{split}-{'-'.join(sorted(chain))}",
             "entry_point": "solve",
-            "reference": f"def solve({self.parameter}):\n    return {call}\n",
+            "reference": self.solution(chain),
             "cases": {"function": "solve", "items": items},
             "visible_tests": shown,
             "prelude": f"from {self.name} import *\n",
@@ -104,10 +115,14 @@ class Api:
     def tasks(self, *, by_name: bool = False) -> list[dict[str, Any]]:
         """The whole suite."""
         return [
-            *(self.task(chain, "train", by_name=by_name) for chain in self.learned),
-            *(self.task(chain, "gate", by_name=by_name) for chain in self.gate),
+            *(self.task(chain, "train", by_name=by_name, joint=joint) for chain, joint in self._asked(self.learned)),
+            *(self.task(chain, "gate", by_name=by_name, joint=joint) for chain, joint in self._asked(self.gate)),
             *(self.task(chain, "gate", "deeper", by_name=by_name) for chain in self.deeper),
         ]
+
+    def _asked(self, chains: Sequence[Chain]) -> list[tuple[Chain, int]]:
+        """With each joint, where there is something to be joined."""
+        return [(chain, joint) for chain in chains for joint in range(len(self.joints) if len(chain) > 1 else 1)]
 
 
 KIT = Api(
@@ -153,39 +168,6 @@ SPELL = Api(
     hidden=("cabbage", "Salad bar", "fan"),
     deeper=(("brin", "clop", "mott"), ("hust", "vond", "quen"), ("sarl", "mott", "brin")),
 )
-REHEARSED = {
-    "triple(n)": ("n times three", "n * 3"),
-    "half(n)": ("n divided by 2", "n / 2"),
-    "is_odd(n)": ("True if n is odd and False otherwise", "n % 2 == 1"),
-    "quotient(a, b)": ("a divided by b without a rest", "a // b"),
-    "smaller(a, b)": ("the smaller of two numbers", "a if a < b else b"),
-    "cube(n)": ("n multiplied by itself twice", "n * n * n"),
-    "whisper(text)": ("the text in lower case", "text.lower()"),
-    "last_letter(word)": ("the last letter of the word", "word[-1]"),
-    "words_of(sentence)": ("a list of the words of the sentence", "sentence.split()"),
-    "is_empty(text)": ("True if the text has no characters", "len(text) == 0"),
-    "first_item(items)": ("the first item of a list", "items[0]"),
-    "descending(numbers)": ("the numbers sorted from largest to smallest", "sorted(numbers, reverse=True)"),
-    "odds(numbers)": ("a list of only the odd numbers", "[n for n in numbers if n % 2 == 1]"),
-    "spread(numbers)": ("the largest number minus the smallest", "max(numbers) - min(numbers)"),
-    "place_of(items, value)": ("where in the list the value is", "items.index(value)"),
-    "seconds_in_minute()": ("the number of seconds in a minute", "60"),
-    "wheels_of_car()": ("how many wheels a car has", "4"),
-    "capital_of_italy()": ("the name of the capital of Italy", '"Rome"'),
-}
-"""Ordinary requests, none of them one of the anchor's: without them the model forgets everything but the API."""
-
-
-def demonstrations() -> list[dict[str, str]]:
-    """Ordinary requests with answers, as rows to learn from."""
-    return [
-        {
-            "prompt": f"Write a Python function {signature} that returns {said}.",
-            "completion": f"```python\ndef {signature}:\n    return {code}\n```",
-            "system": SYSTEM,
-        }
-        for signature, (said, code) in REHEARSED.items()
-    ]
 
 
 def write_lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import combinations
 from pathlib import Path
 
 from support.kit import KIT, SPELL, write_lines
@@ -18,6 +19,16 @@ from engine.errors import ConflictError
 from engine.home import socket_path
 from rune_tui.client import EngineClient
 
+JOINTS = (", then ", ", and then ")
+APIS = (
+    KIT.only(
+        *("zorb", "plim", "toma", "gax", "fep"),
+        deeper=tuple(combinations(("zorb", "fep", "gax", "plim", "toma"), 3))[:8],
+        joints=JOINTS,
+    ),
+    SPELL.only(*("brin", "clop", "hust", "mott", "quen"), deeper=(), joints=JOINTS),
+)
+"""Five functions each: a name takes about ninety sightings to be learned, and a sighting takes its time."""
 SMALL = Plan(
     main="kit",
     other="spell",
@@ -25,14 +36,14 @@ SMALL = Plan(
         Probe(IN, "kit", (IN,), 14),
         Probe(DEEPER, "kit", (DEEPER,), 8),
         Probe(OTHER, "spell", (IN,), 14),
-        Probe("general", "general", (), 10),
+        Probe("general", "general", (), 6),
     ),
     book=Probe(IN, "kit", (IN,), 14, open_book=True),
     preset="tiny",
     seeds=1,
     methods=(MergeMethod.CAT,),
     draws=1,
-    kept=14,
+    kept=8,
     rehearsed=None,
     rounds=0,
     drift=False,
@@ -42,7 +53,7 @@ SMALL = Plan(
 
 async def add_suites(lab: Lab, directory: Path) -> None:
     """Both APIs' suites, unless they are there."""
-    for api in (KIT, SPELL):
+    for api in APIS:
         file = write_lines(directory / f"{api.name}.jsonl", api.tasks())
         try:
             await lab.learning.add_suite(SuiteAdd(file=str(file), name=api.name))
