@@ -115,6 +115,8 @@ class ServerHands:
         if not server.can_load_adapters:
             return
         live = self._parts.live
+        for adapter in live.surplus():
+            live.drop(adapter.name)
         for adapter in live.missing:
             try:
                 await server.load_adapter(adapter)
@@ -175,6 +177,7 @@ class ServerHands:
         server, live = self._running(), self._parts.live
         crash_point("device.awake_no_adapter")
         try:
+            await self.unload(server, live.surplus())  # first: a full server would choose by itself what goes
             async with asyncio.TaskGroup() as group:
                 # What is new is loaded beside the questions: it is another model to the server, and people wait.
                 group.create_task(self._load_all(server))
@@ -182,7 +185,6 @@ class ServerHands:
             if failure is None:
                 await self.record_new(server)
                 crash_point("device.alias_flipped")
-                await self.unload(server, live.surplus())
         except FAILURES as error:
             failure = error
         match failure:

@@ -384,6 +384,20 @@ async def test_live_adapters_are_few_and_come_back_with_a_restart(tmp_path: Path
         assert list(stage.server.loaded) == ["two", "three"]
 
 
+async def test_what_a_job_made_takes_the_place_of_the_oldest_before_it_is_loaded(tmp_path: Path) -> None:
+    """A server that is full takes out one by itself, and it is asked for that one while it is verified."""
+    async with staged(tmp_path) as stage:
+        for name in ("one", "two"):
+            await load(stage, LiveAdapter(name, f"/adapters/{name}"))
+        trainer = FakeTrainer(stage.world)
+        trainer.result = NEW
+        assert (await stage.device.train(trainer)).succeeded
+        await stage.reaches(S.SERVING)
+        assert list(stage.server.loaded) == ["two", "new"]
+        log = [line for line in stage.world.log if "load" in line]
+        assert [line.split(" ", 1)[1] for line in log][-2:] == ["unload one", "load new"]
+
+
 async def test_an_adapter_in_use_is_not_unloaded(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage, stage.device.admit() as lease:
         await stage.device.ensure_adapter(OLD, lease)
