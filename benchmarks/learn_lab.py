@@ -191,11 +191,11 @@ class Lab:
         return ImproveReport.model_validate((await self.done(asked, f"improve {suite}")).result)
 
     async def asked(self, kind: OperationKind, request: BaseModel) -> Operation | None:
-        """The newest operation that was asked just that and did not fail; one that was stopped goes on."""
+        """The newest operation that was asked just that; one that was stopped or failed goes on where it stood."""
         for operation in await self.learning.operations(kind=kind, limit=PAGE):
-            if operation.state is RunState.FAILED or not _asks(operation, request):
+            if not _asks(operation, request):
                 continue
-            if operation.state in (RunState.CANCELLED, RunState.INTERRUPTED):
+            if operation.state in (RunState.CANCELLED, RunState.INTERRUPTED, RunState.FAILED):
                 return await self.learning.resume_operation(operation.id)
             return await self.learning.operation(operation.id)
         return None
