@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import os
+import shutil
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,16 +30,22 @@ from engine.config import load_config
 from engine.device.contracts import LiveAdapter
 from engine.evolution.merging.job import merge
 from engine.evolution.merging.spec import Limits, ParentFiles
+from engine.inference.model_files import model_path
 from engine.inference.openai_client import OpenAIProvider
 from engine.inference.provider import Message, Request, Sampling
 from engine.inference.servers.catalogue import make_servers
 from engine.inference.servers.process import ProcessServer
+from engine.inference.sidecar.lora_gguf import convert, read_base
+from registry.blobs import GGUF, file_digest
 from registry.safeload import AdapterLimits, load_tensors
 
 MODEL = "base"
+MAX_ADAPTERS = 3
 VLLM_VARIABLE = "RUNE_VLLM_PYTHON"
 SMOLLM2 = {"q_proj": (576, 576), "v_proj": (192, 576), "down_proj": (576, 1536)}
 """(out, in) of some linear modules of the embedded model."""
+IDLE_SECONDS = 5.0
+"""Far less than the answers that are given up would have taken."""
 KEY_VARIABLES = ("RUNE_SIDECAR_KEY", "VLLM_API_KEY")
 
 
@@ -117,6 +124,12 @@ class Running:
         lines = (await self.provider.call("GET", "/metrics")).text.splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("vllm:num_requests_running"))
 
+    async def idle(self) -> None:
+        """Returns once nothing is generated. Its other slot answers meanwhile: vLLM counts only as it decodes."""
+        async with asyncio.timeout(IDLE_SECONDS):
+            while await self.running():
+                await self.ask("x", max_tokens=1)
+
 
 def request(
     prompt: str, *, adapter: str | None = None, schema: dict[str, Any] | None = None, **sampling: Any
@@ -125,10 +138,19 @@ def request(
     return Request((Message("user", prompt),), Sampling(**(values | sampling)), adapter, schema)
 
 
+def with_form_of(directory: Path, other: Path, target: Path) -> str:
+    """A copy of one adapter that has the GGUF form of another one in it; gives the form's digest."""
+    shutil.copytree(directory, target)
+    base = read_base(model_path(load_config(target / "none.toml", [])))
+    convert(other, base, AdapterLimits(1 << 26, 64), target / GGUF)
+    return file_digest(target / GGUF)
+
+
 @asynccontextmanager
 async def serving(spec: Spec, home: Path) -> AsyncGenerator[Running]:
     """Start a model server in `home`, wait until it answers, stop it."""
     overrides = [f"model.base_id={MODEL}", "model.context_tokens=512", "inference.parallel=2"]
+    overrides += [f"inference.max_adapters={MAX_ADAPTERS}", "vllm.max_loras=2"]
     overrides += ["vllm.kv_cache_mib=256", f"vllm.python={os.environ.get(VLLM_VARIABLE, '')}"]
     config = await asyncio.to_thread(load_config, home / "none.toml", overrides)
     servers = await asyncio.to_thread(make_servers, config, home, lambda: None)

@@ -15,26 +15,30 @@ from typing import Any
 import httpx2
 import pytest
 import pytest_asyncio
-from backends import BACKENDS, MODEL, Running, merged_of, request, serving, variation, write_adapter
+from backends import (
+    BACKENDS,
+    MAX_ADAPTERS,
+    MODEL,
+    Running,
+    merged_of,
+    request,
+    serving,
+    variation,
+    with_form_of,
+    write_adapter,
+)
 from support.shared_weights import shared_weights
 
 from engine.api_device import BackendName
-from engine.config import load_config
 from engine.device.contracts import LiveAdapter, Oracle, OracleMismatchError
 from engine.errors import AdapterRejectedError, ContextOverflowError, ProviderError
-from engine.inference.model_files import model_path
 from engine.inference.servers.recipe import put_to_sleep, wake_up
-from engine.inference.sidecar.lora_gguf import convert, read_base
-from registry.blobs import GGUF, file_digest
-from registry.safeload import AdapterLimits
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 REPORT = "Report your sampling settings, please, and then tell me a story of the sea."
 COUNT = "Count to 200 slowly: 1 2 3 4 5 6"
 LONG = "Write a very long story about the sea, with many chapters, and count to 200 slowly in it."
 """Each backend answers it to the token limit: what is cut short is still under way (vLLM ends `COUNT` after 12)."""
-IDLE_SECONDS = 5.0
-"""Far less than the answers that are given up would have taken."""
 ROUTES = [
     ("GET", "/health"), ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/is_sleeping"),
     ("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("POST", "/v1/load_lora_adapter"),
@@ -118,7 +122,7 @@ async def test_a31_closing_the_stream_gives_the_slot_back(server: Running) -> No
     async with aclosing(server.provider.stream(request(LONG, max_tokens=400))) as stream:  # type: ignore[type-var] # an async generator
         await anext(stream)
         assert await server.running() == 1
-    await _idle(server)
+    await server.idle()
 
 
 async def test_a31_cancelling_a_call_gives_the_slot_back(server: Running) -> None:
@@ -127,14 +131,7 @@ async def test_a31_cancelling_a_call_gives_the_slot_back(server: Running) -> Non
         while await server.running() == 0:
             await asyncio.sleep(0)
         call.cancel()
-    await _idle(server)
-
-
-async def _idle(server: Running) -> None:
-    """Its other slot answers meanwhile: vLLM's count moves only when something is decoded."""
-    async with asyncio.timeout(IDLE_SECONDS):
-        while await server.running():
-            await server.ask("x", max_tokens=1)
+    await server.idle()
 
 
 async def test_a_prompt_beyond_the_context_is_refused_as_such(server: Running) -> None:
@@ -213,6 +210,21 @@ async def test_a32_a34_adapters_load_are_listed_are_isolated_and_unload(
     again = await _logprobs(server)
     assert [entry["token"] for entry in again] == [entry["token"] for entry in base_logprobs]
     assert [entry["logprob"] for entry in again] == pytest.approx([e["logprob"] for e in base_logprobs], abs=1e-3)
+
+
+async def test_none_goes_by_itself_when_there_is_one_more_than_the_limit(server: Running, tmp_path: Path) -> None:
+    """Which adapters are live is the engine's to say: what it did not unload answers, and as it did before."""
+    names = [f"n{seed}" for seed in range(MAX_ADAPTERS + 1)]
+    for seed, name in enumerate(names):
+        await server.load(name, write_adapter(tmp_path / name, seed, layers=1, scale=0.8))
+        if seed == 0:
+            first = await server.first_token(name)
+    assert set(await server.provider.list_adapters()) == set(names)
+    assert variation(first, await server.first_token(names[0])) < 0.01
+    if server.spec.checks_shapes:  # the control: another's answer is not it
+        assert variation(first, await server.first_token(names[-1])) > 0.1
+    for name in names:
+        await server.server.unload_adapter(name)
 
 
 async def test_a61_a_merged_adapter_is_loaded_and_does_what_its_parents_add_up_to(
@@ -306,20 +318,12 @@ async def test_a_wake_is_verified_by_what_was_recorded_before(server: Running, a
         await server.server.unload_adapter(adapter.name)
 
 
-def _with_form_of(directory: Path, other: Path, target: Path) -> str:
-    """A copy of one adapter that has the GGUF form of another one in it; gives the form's digest."""
-    shutil.copytree(directory, target)
-    base = read_base(model_path(load_config(target / "none.toml", [])))
-    convert(other, base, AdapterLimits(1 << 26, 64), target / GGUF)
-    return file_digest(target / GGUF)
-
-
 async def test_the_published_gguf_form_is_loaded_where_it_is_whole_and_by_llamacpp_only(
     server: Running, adapters: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """Directory of one adapter, form of another one: whose answers come says which of them was loaded."""
     one, two = (LiveAdapter(name, str(path)) for name, path in zip(("f1", "f2"), adapters, strict=True))
-    digest = await asyncio.to_thread(_with_form_of, *adapters, tmp_path / "copy")
+    digest = await asyncio.to_thread(with_form_of, *adapters, tmp_path / "copy")
     published = LiveAdapter("f3", str(tmp_path / "copy"), digest)
     # The sidecar knows adapters by the bytes of their directories: what shares them would be the same to it.
     await server.server.load_adapter(published)

@@ -67,8 +67,6 @@ class SidecarRecipe:
         model, inference, registry = self.config.model, self.config.inference, self.config.registry
         arguments = ["--model-name", model.base_id, "--context", str(model.context_tokens)]
         arguments += ["--parallel", str(inference.parallel), "--threads", str(inference.threads)]
-        # Room to spare: the engine decides what goes, and what is in use stays, so it may hold more for a moment.
-        arguments += ["--max-adapters", str(2 * inference.max_adapters)]
         return [*arguments, "--max-adapter-mb", str(registry.max_adapter_mb), "--max-rank", str(registry.max_rank)]
 
     async def _model(self) -> list[str]:

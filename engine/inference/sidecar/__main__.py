@@ -52,7 +52,6 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--context", type=int, required=True, help="tokens of one request, prompt and answer together")
     parser.add_argument("--parallel", type=int, required=True, help="answers that are generated together")
     parser.add_argument("--threads", type=int, required=True, help="CPU threads; 0 means every core")
-    parser.add_argument("--max-adapters", type=int, required=True)
     parser.add_argument("--max-adapter-mb", type=int, required=True)
     parser.add_argument("--max-rank", type=int, required=True)
     parser.add_argument("--scratch", type=Path, help="folder for converted adapters")
@@ -90,7 +89,6 @@ def _sizes(arguments: argparse.Namespace) -> dict[str, Any]:
         "context_tokens": arguments.context,
         "parallel": arguments.parallel,
         "threads": arguments.threads or os.cpu_count() or 1,
-        "max_adapters": arguments.max_adapters,
         "scratch": arguments.scratch,
     }
 

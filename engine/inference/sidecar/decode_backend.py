@@ -1,6 +1,7 @@
 """The event loop's side of `decode_thread`: a `Backend` over any runtime.
 
-It keeps what outlives a sleep: which adapters are loaded, and their prepared files.
+It keeps what outlives a sleep: which adapters are loaded, and their prepared files. How many there may be is not for it
+to say: the engine loads and unloads, and a server that let one go by itself would answer 404 for what is thought live.
 """
 
 from __future__ import annotations
@@ -42,7 +43,6 @@ class BackendSettings:
     context_tokens: int
     """Of one request, prompt and answer together."""
     parallel: int
-    max_adapters: int
     scratch: Path | None
     """Folder for prepared adapters; None means a temporary one."""
 
@@ -91,8 +91,6 @@ class DecodeBackend:
         adapter = self._adapters.get(job.adapter) if job.adapter is not None else None
         if job.adapter is not None and adapter is None:
             raise AdapterMissingError(f"The model `{job.adapter}` does not exist.")
-        if job.adapter is not None:
-            self._touch(job.adapter)
         pieces: asyncio.Queue[Piece | BackendError] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -108,7 +106,6 @@ class DecodeBackend:
             digest = await asyncio.to_thread(directory_digest, path)
             known = self._adapters.get(name)
             if known is not None and known.digest == digest:
-                self._touch(name)
                 return
             if known is not None:
                 raise BadRequestError(f"The lora adapter '{name}' has already been loaded with other weights.")
@@ -116,8 +113,6 @@ class DecodeBackend:
             await asyncio.to_thread(self._prepare, path, file, gguf_sha256)
             await self._attach(digest, file)
             self._adapters[name] = _Adapter(path, digest, file)
-            if len(self._adapters) > self._settings.max_adapters:
-                await self._forget(next(iter(self._adapters)))
 
     async def unload_adapter(self, name: str) -> None:
         async with self._changing:
@@ -153,10 +148,6 @@ class DecodeBackend:
             return
         await self._in_thread(partial(self._thread.retire, adapter.digest))
         await asyncio.to_thread(adapter.file.unlink, True)
-
-    def _touch(self, name: str) -> None:
-        """The adapters stand in the order of their last use; the first is the first to go."""
-        self._adapters[name] = self._adapters.pop(name)
 
     def _prepare(self, path: str, file: Path, gguf_sha256: str | None) -> None:
         try:

@@ -30,7 +30,6 @@ class LlamaSettings:
     context_tokens: int
     parallel: int
     threads: int
-    max_adapters: int
     limits: AdapterLimits
     scratch: Path | None
     """Folder for converted adapters; None means a temporary one."""
@@ -86,5 +85,5 @@ class LlamaBackend(DecodeBackend):
     """A `Backend` over llama.cpp."""
 
     def __init__(self, settings: LlamaSettings) -> None:
-        sizes = BackendSettings(settings.context_tokens, settings.parallel, settings.max_adapters, settings.scratch)
+        sizes = BackendSettings(settings.context_tokens, settings.parallel, settings.scratch)
         super().__init__("llamacpp", LlamaRuntime(settings), sizes)

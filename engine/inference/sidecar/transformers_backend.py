@@ -31,7 +31,6 @@ class TransformersSettings:
     context_tokens: int
     parallel: int
     threads: int
-    max_adapters: int
     limits: AdapterLimits
     scratch: Path | None
     """Folder for checked adapters; None means a temporary one."""
@@ -88,5 +87,5 @@ class TransformersBackend(DecodeBackend):
     """A `Backend` over transformers and PEFT."""
 
     def __init__(self, settings: TransformersSettings) -> None:
-        sizes = BackendSettings(settings.context_tokens, settings.parallel, settings.max_adapters, settings.scratch)
+        sizes = BackendSettings(settings.context_tokens, settings.parallel, settings.scratch)
         super().__init__("transformers", TransformersRuntime(settings), sizes)

@@ -1,4 +1,4 @@
-"""The llama.cpp backend on a model of a few kilobytes: which adapters stay, and what survives a sleep."""
+"""The llama.cpp backend on a model of a few kilobytes: which adapters it holds, and what survives a sleep."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.model
 
 def _settings(folder: Path, model: Path) -> LlamaSettings:
     limits = AdapterLimits(1 << 20, 8)
-    return LlamaSettings(model, 64, parallel=2, threads=1, max_adapters=2, limits=limits, scratch=folder)
+    return LlamaSettings(model, 64, parallel=2, threads=1, limits=limits, scratch=folder)
 
 
 def _prepare(folder: Path) -> LlamaBackend:
@@ -40,14 +40,6 @@ async def backend(tmp_path: Path) -> AsyncIterator[LlamaBackend]:
 
 def _names(backend: LlamaBackend) -> list[str]:
     return [info.name for info in backend.adapters()]
-
-
-async def test_the_least_recently_used_adapter_goes_first(backend: LlamaBackend, tmp_path: Path) -> None:
-    for name in "ab":
-        await backend.load_adapter(name, str(tmp_path / name))
-    await backend.load_adapter("a", str(tmp_path / "a"))
-    await backend.load_adapter("c", str(tmp_path / "c"))
-    assert _names(backend) == ["a", "c"], "b was used longest ago"
 
 
 async def test_two_names_of_the_same_bytes_are_one_adapter(backend: LlamaBackend, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ async def test_a_sidecar_dies_with_its_parent(how: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--backend", "scripted", "--uds", f"{folder}/s.sock", "--model-name", "base"]
         arguments += ["--context", "512", "--parallel", "1", "--threads", "1"]
-        arguments += ["--max-adapters", "1", "--max-adapter-mb", "1", "--max-rank", "8"]
+        arguments += ["--max-adapter-mb", "1", "--max-rank", "8"]
         program = (
             "import subprocess, sys\n"
             f"child = subprocess.Popen([sys.executable, '-P', '-m', 'engine.inference.sidecar', *{arguments!r}],"
