@@ -57,7 +57,9 @@ class SessionRuns:
             adapter: None: the engine picks one for each task.
         """
         known = await self._known(run_id)
-        results = {task.id: known[task.id] for task in tasks if _is_done(known.get(task.id), task)}
+        done = [known[task.id] for task in tasks if _is_done(known.get(task.id), task)]
+        # A page has neither code nor summary: a run that goes on would not know what its own sessions came to.
+        results = {session.task.id: await self._sessions.get(session.id) for session in done}
         await progress(len(results), len(tasks), "begins")
         slots = asyncio.Semaphore(AT_ONCE)
 
