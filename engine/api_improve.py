@@ -27,5 +27,5 @@ class ImproveRequest(Frozen):
     )
     """Suites on which the base model's own answers are kept; `suite` itself is left out of them. By default ordinary
     requests, and other domains: adapters of `runekit` raised the perplexity of plain text by 17 % where only `general`
-    was kept, by 1 % where `inkwell` was kept too."""
+    was kept, by 1 to 3 % where `inkwell` was kept too."""
     seed: int = Field(default=0, ge=0, lt=2**31)

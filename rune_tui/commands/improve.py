@@ -37,7 +37,7 @@ MAX_LINE = 400
     "--rehearse",
     multiple=True,
     metavar="SUITE",
-    help="Suite whose requests are answered as before; may be repeated; default general.",
+    help="Suite whose requests are answered as before; may repeat. Default: general, inkwell, runekit, never SUITE.",
 )
 @click.option("--no-rehearse", is_flag=True, help="Keep no answers: what is learned may change all of them.")
 @click.option("--preset", default="standard", show_default=True, metavar="NAME", help="Training recipe.")

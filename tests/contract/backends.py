@@ -111,6 +111,13 @@ class Running:
     async def ask(self, prompt: str, *, adapter: str | None = None, **sampling: Any) -> str:
         return (await self.provider.generate(request(prompt, adapter=adapter, **sampling))).text
 
+    async def logprobs(self, prompt: str) -> list[Any]:
+        """The entries of eight greedy tokens of the base model, each with its three likeliest."""
+        body = {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "max_tokens": 8, "temperature": 0}
+        response = await self.post("/v1/chat/completions", body | {"logprobs": True, "top_logprobs": 3})
+        assert response.status_code == 200, response.text
+        return response.json()["choices"][0]["logprobs"]["content"]
+
     async def first_token(self, model: str) -> dict[str, float]:
         """Probability of each token that could begin an answer, of the likeliest twenty."""
         asked = {"role": "user", "content": "Tell me a story of the sea."}

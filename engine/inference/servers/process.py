@@ -77,6 +77,7 @@ class ProcessServer:
         self._digests: dict[str, str] = {}
         self._level = 0
         self._grace_s = 0.0
+        self._most_adapters: int | None = None
         self._stopping = False
 
     @property
@@ -132,7 +133,7 @@ class ProcessServer:
     async def _start(self, epoch: int) -> None:
         place = self._place = await run_to_end(lambda: self._make_place(epoch))
         start = await self._recipe.start(place)
-        self._grace_s = start.grace_s
+        self._grace_s, self._most_adapters = start.grace_s, start.most_adapters
         child = self._child = await spawn(self._command(start, epoch))
         self._stopping = False
         # The client library takes 0.7 s to import: that is done in a thread while the child loads its model.
@@ -243,8 +244,14 @@ class ProcessServer:
             raise AdapterRejectedError(f"Adapter {adapter.name}: this name has already been loaded with other weights.")
         # Noted before it is sent: a call that is cancelled or breaks off may have reached the server all the same.
         self._digests[adapter.name] = digest
-        if adapter.name in await provider.list_adapters():
+        held = await provider.list_adapters()
+        if adapter.name in held:
             return
+        if self._most_adapters is not None and len(held) >= self._most_adapters:
+            raise ProviderError(
+                f"Adapter {adapter.name}: the {self.backend} server holds {len(held)}, as many as it has room for "
+                "(inference.max_adapters and inference.parallel); try again when one of them is not in use."
+            )
         try:
             await provider.load_adapter(
                 adapter.name, adapter.directory, adapter.gguf_sha256 if self._recipe.loads_gguf else None

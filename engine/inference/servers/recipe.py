@@ -39,6 +39,8 @@ class Start:
     env: Mapping[str, str]
     url: str
     grace_s: float
+    most_adapters: int | None = None
+    """It answers wrongly with more of them; None: as many as are asked for."""
 
 
 class Recipe(Protocol):

@@ -5,6 +5,7 @@ It runs in an environment of its own, since it needs another transformers than w
     VLLM_SERVER_DEV_MODE, VLLM_ALLOW_RUNTIME_LORA_UPDATING   sleep, wake and adapters at run time; guarded by our
                                                              own middleware, since vLLM's key covers /v1 alone
     --kv-cache-memory-bytes                                  profiling would mis-size the cache beside a neighbour
+    --max-loras                                              one place more than is used, on a CPU; see `_slots`
     --enable-sleep-mode                                      CUDA only; a CPU server pauses without it
     --generation-config vllm                                 the model's own defaults must not change our sampling
     HF_HUB_OFFLINE, VLLM_NO_USAGE_STATS                      nothing is fetched, nothing is told
@@ -95,7 +96,19 @@ class VllmRecipe:
         """How this vLLM is started on this GPU, or on the CPU. Blocks: makes its cache folder."""
         program = [*PRIVATE, str(installed.python), "-P", "-m", MODULE, "--uds", str(place.socket)]
         argv = (*program, *self._flags(weights, gpu))
-        return Start(argv, self._environment(place, gpu), f"{UNIX_SCHEME}{place.socket}", GRACE_S)
+        most = None if gpu is not None else self._slots(gpu) - 1
+        return Start(argv, self._environment(place, gpu), f"{UNIX_SCHEME}{place.socket}", GRACE_S, most)
+
+    def _slots(self, gpu: Gpu | None) -> int:
+        """Places for adapters in the weights. On a CPU there is one more than `Start.most_adapters`, which stays empty.
+
+        There (vLLM 0.32, `lora/ops/torch_ops`) "no adapter" is the index -1 of a tensor, which is its last place: the
+        base model would answer with whatever adapter was put there. The GPU's kernels leave out what is -1.
+        """
+        vllm, inference = self.config.vllm, self.config.inference
+        if gpu is not None:
+            return vllm.max_loras
+        return max(vllm.max_loras, inference.max_adapters + inference.parallel) + 1
 
     def _flags(self, weights: BaseWeights, gpu: Gpu | None) -> list[str]:
         vllm, inference = self.config.vllm, self.config.inference
@@ -105,8 +118,8 @@ class VllmRecipe:
             "--dtype": "bfloat16" if gpu is not None or cpu_computes_bf16() else "float32",
             "--max-model-len": str(self.config.model.context_tokens),
             "--max-num-seqs": str(inference.parallel),
-            "--max-loras": str(vllm.max_loras),
-            "--max-cpu-loras": str(max(vllm.max_loras, inference.max_adapters)),
+            "--max-loras": str(self._slots(gpu)),
+            "--max-cpu-loras": str(max(self._slots(gpu), inference.max_adapters)),
             "--max-lora-rank": str(vllm.max_rank),
             "--kv-cache-memory-bytes": str(vllm.kv_cache_mib * MIB),
             "--generation-config": "vllm",

