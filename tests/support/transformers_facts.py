@@ -81,7 +81,7 @@ async def refusal(backend: TransformersBackend, schema: dict[str, Any]) -> str:
 async def life(base: Path, adapters: Path, four_bit: bool) -> dict[str, Any]:
     """Adapters, a schema, cancel, sleep and wake."""
     limits = AdapterLimits(64 << 20, 16)
-    settings = TransformersSettings(base, four_bit, 512, 2, 1, 2, limits, adapters)
+    settings = TransformersSettings(base, four_bit, 512, 2, 1, limits, adapters)
     backend = TransformersBackend(settings)
     await backend.start()
     facts: dict[str, Any] = {"base": await say(backend)}
@@ -126,7 +126,7 @@ def memory(folder: Path, base: Path) -> dict[str, int]:
     config |= {"intermediate_size": 1 << 18}
     (large / "config.json").write_text(json.dumps(config))
     _write_large(base, large, config)
-    backend = TransformersBackend(TransformersSettings(large, False, 128, 1, 1, 1, AdapterLimits(1, 1), folder))
+    backend = TransformersBackend(TransformersSettings(large, False, 128, 1, 1, AdapterLimits(1, 1), folder))
 
     async def cycle() -> dict[str, int]:
         before = _resident()

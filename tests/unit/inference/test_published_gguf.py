@@ -82,7 +82,7 @@ def test_the_backend_attaches_the_published_form_and_else_converts(tmp_path: Pat
     from engine.inference.sidecar.llamacpp import LlamaRuntime, LlamaSettings
 
     directory, digest, base = _lay_out(tmp_path)
-    settings = LlamaSettings(tmp_path / "base.gguf", 64, 1, 1, 2, LIMITS, tmp_path)
+    settings = LlamaSettings(tmp_path / "base.gguf", 64, 1, 1, LIMITS, tmp_path)
     runtime, target = LlamaRuntime(settings), tmp_path / "prepared.gguf"
     own = tmp_path / "own.gguf"
     convert(directory, base, LIMITS, own)
