@@ -5,7 +5,7 @@ from __future__ import annotations
 from registry import history, queries
 from registry.db import Database
 from registry.history import Change
-from registry.models import Adapter, Champions, Evaluation, Promotion
+from registry.models import Adapter, Champions, Evaluation, Promotion, alias_of
 from registry.queries import AdapterQuery, LineageDag, Page
 
 
@@ -93,6 +93,11 @@ class RegistryReader:
         """
         subject = None if adapter_id is None else f"adapter/{adapter_id}"
         return await self._db.read(lambda reader: history.page(reader, limit, before, subject))
+
+    async def is_rolled_back(self, adapter: Adapter) -> bool:
+        """Whether it was the champion of its task type and was taken back since its last promotion."""
+        champion = alias_of(adapter.task_type, "champion")
+        return await self._db.read(lambda reader: history.is_rolled_back(reader, adapter.id, champion))
 
     async def get_next_undo(self) -> Change | None:
         """The change that `undo` would take back."""

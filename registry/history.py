@@ -127,6 +127,25 @@ def page(reader: Reader, limit: int, before: int | None = None, subject: str | N
     return [_change(row) for row in rows]
 
 
+def is_rolled_back(reader: Reader, adapter_id: str, champion: str) -> bool:
+    """Whether the last that befell an adapter as champion was that it was rolled back.
+
+    Args:
+        champion: alias of the champions of its task type.
+    """
+    rows = reader.execute(
+        "SELECT * FROM registry_changes WHERE state = 'done' AND "
+        "(subject = ?1 AND what = 'rolled back' OR subject = ?2 AND what = 'promoted') ORDER BY number DESC",
+        (f"alias/{champion}", f"adapter/{adapter_id}"),
+    )
+    for change in map(_change, rows):
+        if change.what == "promoted" or change.after.get(champion) == adapter_id:
+            return False
+        if change.before.get(champion) == adapter_id:
+            return True
+    return False
+
+
 def _one(reader: Reader, sql: str) -> Change | None:
     row = reader.execute(sql, ()).fetchone()
     return None if row is None else _change(row)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from textwrap import dedent
 from typing import TypeVar, cast
 
 from engine.evaluation.straight_line import folded
@@ -11,6 +13,8 @@ _Function = TypeVar("_Function", ast.FunctionDef, ast.AsyncFunctionDef, ast.Clas
 
 _EMPTY: dict[type, object] = {int: 0, float: 0, complex: 0, str: "", bytes: b""}
 """What a constant is replaced by. Numbers are all alike: 2 and 2.0 do the same here. True, False and None stay."""
+_DEFINITION = re.compile(r"^(?:async\s+def|def|class)\b[^\n]*\n(?:[ \t)][^\n]*\n?|\n)*", re.MULTILINE)
+"""A line that begins one, and the lines after it that are indented, empty, or close its brackets."""
 _UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 """What `ast` raises for text that is no program, or one nested beyond any use."""
 
@@ -29,6 +33,22 @@ def normal_forms(code: str) -> tuple[str, ...]:
         return (*whole, *(_normalised([node]) for node in functions if len(statements) > 1))
     except _UNREADABLE:
         return ()
+
+
+def readable(text: str) -> str:
+    """What of a text is Python: all of it, or else its top-level functions and classes, whatever stands around them."""
+    text = dedent(text)
+    if _parses(text):
+        return text
+    return "\n".join(filter(_parses, map(str.rstrip, _DEFINITION.findall(text))))
+
+
+def _parses(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except _UNREADABLE:
+        return False
+    return True
 
 
 def _is_idle(node: ast.stmt) -> bool:

@@ -25,7 +25,7 @@ from itertools import accumulate
 from typing import TypeAlias, TypeVar
 
 from engine.api_evolution import Contamination
-from engine.evaluation.normal_form import normal_forms
+from engine.evaluation.normal_form import normal_forms, readable
 from engine.evaluation.straight_line import one_expression
 
 GRAM = 13
@@ -73,6 +73,8 @@ class Document:
     """The answer, Python source."""
     template: str = ""
     """What it was made from; its own id where that is empty."""
+    written: str = ""
+    """The answer as it stands, where not all of it is code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +110,13 @@ class Overlaps:
 
 
 def learned_document(identifier: str, prompt: str, completion: str) -> Document:
-    """A training row: the code is what stands between the fences of its answer, or the whole answer."""
-    fenced = "\n".join(_FENCED.findall(completion))
-    return Document(identifier, prompt, fenced or completion)
+    """A training row: the code is what can be read as such between the fences of its answer, or in the whole answer.
+
+    Each fence by itself: an example of its use, or another language, beside a program does not make it unreadable.
+    """
+    blocks = _FENCED.findall(completion) or [completion]
+    code = "\n".join(filter(None, map(readable, blocks)))
+    return Document(identifier, prompt, code, written="\n".join(blocks))
 
 
 def contamination(found: Overlaps | None) -> Contamination:
@@ -152,7 +158,8 @@ class _Features:
         self._lines = [_words(line) for line in document.text.splitlines()]
         words = tuple(word for line in self._lines for word in line)
         self.whole: _Feature | None = words if len(words) >= MIN_VERBATIM else None
-        self.grams = _runs(words, GRAM) | _runs(_words(one_expression(document.code)), GRAM)
+        answers = (one_expression(document.code), document.written)
+        self.grams = _runs(words, GRAM).union(*(_runs(_words(answer), GRAM) for answer in answers))
         self.text_shingles = _runs(tuple(_NUMBER.sub("0", word) for word in words), SHINGLE)
         self.code_shingles = _runs(tuple(_TOKEN.findall(forms[0])), SHINGLE) if forms else frozenset[_Feature]()
         self.programs = tuple(hashlib.sha256(form.encode()).hexdigest() for form in forms)

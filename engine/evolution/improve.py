@@ -251,6 +251,8 @@ class _Improving:
         against = await self._promote(adapter_id, operation, evidence)
         if not against:
             self._promoted = adapter_id
+            # The model has moved. A round that is gone through again finds today's champion before it and after it.
+            self._found = None
         rate = evidence.adapter_rate
         return counts.model_copy(
             update={

@@ -119,6 +119,7 @@ class Picker:
             champion=champion,
             forced=last is not None and last.forced,
             pass_rate=adapter.pass_rate,
+            rolled_back=await self._registry.is_rolled_back(adapter),
         )
 
     async def _fingerprint(self, adapter: Adapter) -> Fingerprint | None:

@@ -93,6 +93,8 @@ class Candidate:
     forced: bool = False
     """It was promoted against the evidence, or without any, by someone who was asked twice."""
     pass_rate: float | None = None
+    rolled_back: bool = False
+    """It was the champion, and its user took it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,8 @@ def _against(task: Wanted, candidate: Candidate, alike: float | None, least: flo
         return 1, f"{name} is for {candidate.task_type}"
     if not candidate.forced and candidate.verdict is not Verdict.PROVEN:
         return 2, f"{name} {_unproven(candidate.verdict)}"
+    if candidate.rolled_back and not candidate.champion:
+        return 2, f"{name} was rolled back"
     if alike is None and candidate.tier == "task":
         return 3, f"it is not known what {name} learned from"
     if alike is not None and alike < least and candidate.tier != "project":

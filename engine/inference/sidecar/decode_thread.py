@@ -159,8 +159,9 @@ class DecodeThread:
         """Abort every answer and free context, adapters and model."""
         self.abort()
         self._slots = [_Slot(number) for number in range(len(self._slots))]
-        self._group = self._selected = None
+        self._group = None
         if self._context is not None:
+            self._select(None)  # the adapters are closed below, whichever of them was computed with last
             self._context.close()
         while self._loras:
             self._loras.popitem()[1].close()

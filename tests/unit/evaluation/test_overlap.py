@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import indent
+
 import pytest
 
 from engine.evaluation.normal_form import normal_forms
@@ -101,6 +103,29 @@ def test_a_function_is_found_inside_a_longer_program() -> None:
         "row", "Do it.", f"Here:\n```python\n{RENAMED}\n\nprint(tally([1]))\n```\nand\n```py\nx = 1\n```"
     )
     assert _shared(_deciding(code=CODE), learned) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"```python\n{RENAMED}```\nFor example:\n```\n>>> tally([1])\n1\n```",
+        f"```\n$ pip install it\n```\n\n```python\n{RENAMED}```",
+        f"Here it is, as you wished:\n\n{RENAMED}\nThat is all of it.",
+        f"```python\n{RENAMED}",
+        f"- so:\n  ```python\n{indent(RENAMED, '  ')}  ```\n",
+    ],
+)
+def test_what_stands_beside_a_program_does_not_hide_it(answer: str) -> None:
+    assert _shared(_deciding(code=CODE), learned_document("row", "Do it.", answer)) == (1, 0)
+    # The control: another program in the same clothes is none.
+    other = answer.replace("result += 2", "result -= 2")
+    assert _shared(_deciding(code=CODE), learned_document("row", "Do it.", other))[0] == 0
+
+
+def test_an_answer_that_is_no_program_is_compared_word_by_word() -> None:
+    words = "def solve(x): first take all of the rows then sort them by name and give = back"
+    found = _shared(_deciding(code=words), learned_document("row", "Do it.", f"```\n{words}\n```"))
+    assert found == (0, 1)
 
 
 def test_a_helper_of_the_deciding_code_alone_is_no_overlap() -> None:

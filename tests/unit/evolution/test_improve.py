@@ -290,6 +290,11 @@ async def test_the_second_round_begins_with_the_first_ones_adapter_and_what_fail
     assert report.adapter_id == second.adapter_id
     champions = await world.registry.get_champions(TASK_TYPE)
     assert champions.previous == first.adapter_id
+    again = (await one.improve(rounds=2)).rounds  # resumed at its end, when the champion is the second one all along
+    counts = {"number", "tasks", "solved_by_model", "solved_by_explorer", "calls_per_task_before", "promoted"}
+    assert [each.model_dump(include=counts) for each in again] == [
+        each.model_dump(include=counts) for each in report.rounds
+    ]
 
 
 async def test_a_round_after_one_that_was_not_promoted_asks_nobody_again_and_trains_with_another_seed(

@@ -73,6 +73,24 @@ async def test_the_proven_champion_gets_the_tasks_that_are_like_what_it_learned(
     assert "champion" in reason and "proven" in reason
 
 
+async def test_one_that_was_rolled_back_is_not_used_until_it_is_promoted_again_or_that_is_taken_back(
+    world: World,
+) -> None:
+    await promoted(world)
+    await world.registry.rollback(TASK_TYPE)
+    assert await chosen(world, session()) == (None, "Base model: kit was rolled back.")
+    await world.registry.rollback(TASK_TYPE)
+    assert (await chosen(world, session()))[0] == "kit", "the second one takes the first one back"
+    await world.registry.undo()
+    await world.adapter("other", 1.0)
+    found = evidence("other", (await world.registry.get("other")).digest, to_tier="task").model_dump(mode="json")
+    await world.registry.promote("other", Tier.TASK, "", evidence=found)
+    assert (await chosen(world, session()))[0] is None, "also once another one is the champion"
+    found = evidence("kit", (await world.registry.get("kit")).digest, to_tier="task").model_dump(mode="json")
+    await world.registry.promote("kit", Tier.TASK, "", evidence=found)
+    assert (await chosen(world, session()))[0] == "kit"
+
+
 async def test_what_an_adapter_rehearsed_is_not_what_it_is_for(world: World) -> None:
     """Rows of the other domain hold it where the base model is; all of them count as learned from, none as its own."""
     rows = tuple(f"inkwell: turn the word round, then cut {number} letters." for number in range(10))
