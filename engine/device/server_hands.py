@@ -231,7 +231,9 @@ class ServerHands:
         live.note_held(adapter.name)
         await self.record_new(server)
         crash_point("device.alias_flipped")
-        await self.unload(server, live.surplus({adapter.name, *self._parts.admission.adapters_in_use()}))
+        # One at a time: while the server lets go of one, a request may have taken up another.
+        while gone := live.surplus({adapter.name, *self._parts.admission.adapters_in_use()}):
+            await self.unload(server, gone[:1])
 
     async def unload(self, server: Server, adapters: tuple[LiveAdapter, ...]) -> None:
         """Take adapters out of the server; one that it will not let go of is only noted."""

@@ -9,6 +9,7 @@ the model (adapters, sleep, wake) is a command, so it happens between steps and 
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections import deque
@@ -41,7 +42,11 @@ from engine.inference.sidecar.runtime import (
 )
 from engine.inference.sidecar.text import StopScanner, Utf8Stream
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+_UNSURE: Group = ""
+"""No group has this name."""
 MAX_WAITING = 1024
 """Requests in the queue; more are refused rather than kept for an hour."""
 
@@ -283,11 +288,16 @@ class DecodeThread:
             self._token_step(mine)
         except BackendError as error:
             self._fail([slot for slot in mine if slot.task is not None], error)
+        except Exception as error:  # from a library: it costs these answers, not the thread that all others wait for
+            log.exception("a step failed")
+            failure = BackendError(f"An unexpected error while an answer was computed: {type(error).__name__}: {error}")
+            self._fail([slot for slot in mine if slot.task is not None], failure)
 
     def _select(self, group: Group) -> None:
         if group == self._selected:
             return
         assert self._context is not None
+        self._selected = _UNSURE  # until it is done: what fails halfway has to be selected again
         self._context.use_adapter(None if group is None else self._loras[group])
         self._selected = group
 

@@ -133,17 +133,24 @@ class TorchModel:
             r=facts["rank"], lora_alpha=facts["alpha"], use_rslora=facts["rslora"], target_modules=facts["modules"],
             bias="none", task_type="CAUSAL_LM", inference_mode=True,
         )  # fmt: skip
-        if self._peft is None:
-            self._peft = PeftModel(self.network, config, adapter_name=name, autocast_adapter_dtype=False)
-        else:
-            self._peft.add_adapter(name, config)
-        for module in facts["modules"]:
+        try:
+            if self._peft is None:
+                self._peft = PeftModel(self.network, config, adapter_name=name, autocast_adapter_dtype=False)
+            else:
+                self._peft.add_adapter(name, config)
+            self._fill(name, facts["modules"], values)
+        except (KeyError, ValueError, RuntimeError):  # out of memory: half an adapter is none
+            if self._peft is not None and name in self._peft.peft_config:
+                self.remove_adapter(name)
+            raise
+        self.select(self._selected)  # PEFT switches to the new one, and an answer may be under way
+
+    def _fill(self, name: str, modules: Sequence[str], values: Mapping[str, Tensor]) -> None:
+        for module in modules:
             layer: Any = self.network.get_submodule(module)
             for side, parts in (("A", layer.lora_A), ("B", layer.lora_B)):
-                weight = values[f"{module}.lora_{side}.weight"]
                 parts[name].to(device=self.device, dtype=self.dtype)
-                parts[name].weight.data.copy_(weight)
-        self.select(self._selected)  # PEFT switches to the new one, and an answer may be under way
+                parts[name].weight.data.copy_(values[f"{module}.lora_{side}.weight"])
 
     def remove_adapter(self, name: str) -> None:
         """Take out an adapter that is not selected; after the last one the weights are as if there had been none."""

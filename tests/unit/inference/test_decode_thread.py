@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from engine.inference.sidecar.backend import BackendError, Finish, Job, Piece
@@ -89,3 +92,51 @@ def test_sequences_stand_in_a_batch_by_their_numbers_whoever_came_first() -> Non
     assert [0, 1, 2] in recorder.batches
     assert sum(len(batch) == 3 for batch in recorder.batches) > 20, "the late one never spoke beside the others"
     assert all(batch == sorted(batch) for batch in recorder.batches)
+
+
+class Failing(Recorder):
+    """A library that raises, once, what nobody expected of it: when it computes, or when it changes the adapter."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.left = [where]
+        self.selected: list[Any] = []
+
+    def attach(self, model: Any, file: Path) -> Any:
+        return file.name
+
+    def _may_fail(self, where: str) -> None:
+        if where in self.left:
+            self.left.remove(where)
+            raise ZeroDivisionError("out of the blue")
+
+    def decode(self, entries: Sequence[Entry]) -> None:
+        self._may_fail("decode")
+
+    def sample(self, context: Any, place: int) -> int:
+        self._may_fail("sample")
+        return 7
+
+    def use_adapter(self, adapter: Any) -> None:
+        self.selected.append(adapter)
+        self._may_fail("use_adapter")
+
+
+@pytest.mark.parametrize("where", ["decode", "sample", "use_adapter"])
+def test_what_a_library_raises_costs_the_answer_and_not_the_thread(where: str) -> None:
+    runtime = Failing(where)
+    thread = DecodeThread(runtime, 1)
+    thread.start()
+    said: queue.SimpleQueue[Piece | BackendError] = queue.SimpleQueue()
+    thread.call(thread.load).result()
+    thread.call(lambda: thread.attach("one", Path("one"))).result()
+    for _ in range(2):
+        task = Task(Job("", 3), "one", [1, 2, 3], 3, runtime, said.put)
+        thread.call(partial(thread.submit, task)).result()
+    failure = said.get(timeout=60)
+    assert isinstance(failure, BackendError) and "out of the blue" in str(failure)
+    pieces = [said.get(timeout=60) for _ in range(4)]
+    assert [piece.finish for piece in pieces if isinstance(piece, Piece)] == [None, None, None, Finish.LENGTH]
+    # What failed halfway is not taken for done.
+    assert runtime.selected == ["one", "one"] if where == "use_adapter" else ["one"]
+    thread.close()
