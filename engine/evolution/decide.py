@@ -145,11 +145,13 @@ def _measurement(measured: Measured, rules: Rules) -> Iterator[Found]:
         yield Found(
             Verdict.NOT_PROVEN, f"It was measured {measured.evaluations} times; {rules.min_evaluations} are asked for."
         )
-    dropped, tasks = _dropped(measured.candidate, measured.reference)
-    if dropped > MAX_DROPPED * tasks:
-        yield Found(
-            Verdict.NOT_PROVEN, f"{dropped} of {tasks} tasks have no outcome because the server or the judge failed."
-        )
+    for name, candidate, reference in _comparisons(measured):
+        if reference is not measured.reference and not reference.digest_proven:
+            yield Found(Verdict.REFUSED, f"On {name} the server did not prove that it served the base model.")
+        dropped, tasks = _dropped(candidate, reference)
+        if dropped > MAX_DROPPED * tasks:
+            what = f"{dropped} of {tasks} tasks of {name} have no outcome"
+            yield Found(Verdict.NOT_PROVEN, f"{what} because the server or the judge failed.")
 
 
 def _adapter_reports(measured: Measured) -> Iterator[tuple[str, EvaluationReport]]:
@@ -157,6 +159,15 @@ def _adapter_reports(measured: Measured) -> Iterator[tuple[str, EvaluationReport
     if measured.ood is not None:
         yield measured.ood.name, measured.ood.adapter
     yield from ((versus.name, versus.adapter) for versus in measured.anchors)
+
+
+def _comparisons(measured: Measured) -> Iterator[tuple[str, EvaluationReport, EvaluationReport]]:
+    """Every pair of reports that something is concluded from."""
+    yield measured.candidate.suite, measured.candidate, measured.reference
+    if measured.base is not None:
+        yield measured.candidate.suite, measured.candidate, measured.base
+    others = [*measured.anchors, *([measured.ood] if measured.ood else [])]
+    yield from ((versus.name, versus.adapter, versus.reference) for versus in others)
 
 
 def _dropped(candidate: EvaluationReport, reference: EvaluationReport) -> tuple[int, int]:

@@ -20,6 +20,7 @@ CLEAN = Contamination(checked=True, rows=228, exact=0, near=0)
 RULES = Rules(resamples=400)
 BASE_FAILS = {"in": "f" * 100, "deeper": "f" * 60}
 LEARNED = {"in": "p" * 92 + "f" * 8, "deeper": "pf" * 30}
+ALL_PASS = {"anchor": "p" * 40}
 MEMORISED = {"in": "p" * 92 + "f" * 8, "deeper": "f" * 60}
 
 
@@ -339,6 +340,17 @@ def test_what_was_learned_from_or_chosen_by_may_not_decide(split: Split) -> None
             {"anchors": (Versus("general", planned({"anchor": "p" * 40}), planned({"anchor": "p" * 40})),)},
             "other weights",
         ),
+        (
+            {
+                "anchors": (
+                    replace(
+                        _anchor("p" * 40, "p" * 40), reference=planned(ALL_PASS, suite="general", digest_proven=False)
+                    ),
+                )
+            },
+            "On general the server did not prove that it served the base model",
+        ),
+        ({"base": planned(BASE_FAILS, digest_proven=False)}, "did not prove that it served the base model"),
     ],
 )
 def test_a_measurement_of_something_else_is_refused(changes: dict[str, object], words: str) -> None:
@@ -351,7 +363,16 @@ def test_answers_that_break_the_judge_do_not_make_a_rate_better() -> None:
     evidence = decide(_measured({"in": "p" * 40 + "i" * 60, "deeper": "p" * 60}), RULES)
     assert (evidence.tasks, evidence.adapter_rate.value) == (40, 1.0)
     assert evidence.verdict is Verdict.NOT_PROVEN
-    assert _says(evidence, "60 of 160 tasks have no outcome")
+    assert _says(evidence, "60 of 160 tasks of runekit have no outcome")
+
+
+@pytest.mark.parametrize("change", ["anchors", "ood"])
+def test_what_is_left_of_an_anchor_or_of_ood_tasks_is_not_all_of_it(change: str) -> None:
+    """12 of 40 that agree would say that the anchor is kept."""
+    broken = _anchor("p" * 12 + "i" * 28, "p" * 40)
+    evidence = decide(_measured(**{change: (broken,) if change == "anchors" else broken}), RULES)
+    assert evidence.verdict is Verdict.NOT_PROVEN
+    assert _says(evidence, "28 of 40 tasks of general have no outcome")
 
 
 def test_no_outcome_at_all_is_not_proven() -> None:
