@@ -232,7 +232,11 @@ class EvaluationReport(Frozen):
     digest_proven: bool
     """The server said, while it answered, that it served the adapter of just this digest (or none, for the base)."""
     base_model: str
+    base_file: str | None = None
+    """What its weights are (`engine.inference.base_identity`); None in a report that was made before this was kept."""
     backend: str
+    open_book: bool | None = None
+    """Whether the suite's documentation was in the prompts; None in a report that was made before this was kept."""
     sampling: dict[str, JsonValue]
     tasks: int
     samples_per_task: int

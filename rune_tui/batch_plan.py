@@ -6,7 +6,8 @@ none, or the task has changed       START    a new session
 succeeded or failed with outcome    FINISHED reported again, never repeated
 queued or running                   FOLLOW   an engine works on it already
 cancelled or interrupted            RESUME   goes on after its last finished step
-ended in error                      START    the environment failed, not the solution
+ended in error                      RESUME   the environment failed, not the solution
+ended well, yet has no outcome      START    there is nothing to report again
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from engine.config import Config, load_config
+from engine.config import BACKEND_VARIABLE, Config, load_config
 from engine.device.hardware import Hardware, probe
 from engine.errors import BackendUnavailableError, ConfigError, ExitCode, ModelNotFoundError, RuneError
 from engine.home import socket_path
@@ -130,8 +130,10 @@ def _config(home: Path, overrides: Iterable[str]) -> tuple[Config, Check]:
     try:
         config = load_config(own, overrides)
     except ConfigError as error:
-        fallback = load_config(home / "no-such-file")  # so that the other checks can still be made
-        return fallback, Check("config", Status.FAIL, visible_line(str(error)), f"Correct {own}.")
+        # So that the other checks can still be made; without the environment, which may be what is wrong.
+        fallback = load_config(home / "no-such-file", (), {})
+        fix = f"Correct {own}, {BACKEND_VARIABLE} or -c, whichever says it."
+        return fallback, Check("config", Status.FAIL, visible_line(str(error)), fix)
     return config, Check("config", Status.OK, str(own) if own.exists() else f"defaults ({own} does not exist)")
 
 

@@ -161,7 +161,7 @@ class Evaluator:
             await progress(len(planned), len(planned), "measured before")
             return known
         live = LiveAdapter(adapter.adapter.digest, str(adapter.directory), adapter.gguf_sha256) if adapter else None
-        run = _Run(bench, prompting, render, await bench.judge(), bench.answering(live), live, progress)
+        run = _Run(bench, prompting, render, await bench.judge(), bench.answering(live), live, model.backend, progress)
         started = bench.clock.monotonic()
         measured = await run.measure(planned)
         seconds = bench.clock.monotonic() - started
@@ -214,6 +214,7 @@ class _Run:
         judge: Judging,
         provider: Answering,
         adapter: LiveAdapter | None,
+        backend: str,
         progress: Progress,
     ) -> None:
         self._bench = bench
@@ -222,6 +223,7 @@ class _Run:
         self._judge = judge
         self._provider = provider
         self._adapter = adapter
+        self._backend = backend
         self._progress = progress
         self._measured: dict[str, Measured] = {}
         self._total = 0
@@ -264,7 +266,19 @@ class _Run:
         except ProviderError as error:
             log.warning("evaluation, task %s: %s", sample.task.id, error)
             return Measured(SampleOutcome.INFRASTRUCTURE, _line(str(error)))
+        self._check_backend(answered)
         return await self._judged(sample, answered)
+
+    def _check_backend(self, answered: Answered) -> None:
+        """The sample's key says which backend answers: kept under it, another's answer would be wrong for ever.
+
+        Raises:
+            ProviderError: another one answered; when the evaluation is resumed, all is planned for that one.
+        """
+        if answered.backend and answered.backend != self._backend:
+            raise ProviderError(
+                f"The backend was switched to {answered.backend} while {self._backend} was measured; resume it."
+            )
 
     async def _ask(self, sample: Planned) -> Answered:
         adapter = self._adapter.name if self._adapter else None

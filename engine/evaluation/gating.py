@@ -26,6 +26,8 @@ from engine.evaluation.statistics import Paired, pair
 
 LOOKED_AT = 50
 """Newest reports of each on a suite, of which two that can be compared are looked for."""
+EMBEDDED = "the embedded one"
+"""How the base model is told whose file a report calls "" (`engine.inference.base_identity`)."""
 IN_GROUP = "in"
 OOD_GROUPS = frozenset({"deeper", "other"})
 
@@ -98,10 +100,25 @@ async def _comparable(
     for one in ours:
         for other in theirs:
             try:
+                _check_alike(one, other)
                 return one, pair(one, other)
             except ValueError as error:
                 difference = difference or str(error)
     raise ConflictError(f"{request.adapter} and {request.against} on {suite}: {difference}. Measure both alike.")
+
+
+def _check_alike(ours: EvaluationReport, theirs: EvaluationReport) -> None:
+    """What `pair` leaves open, since a benchmark compares across books on purpose. What is not known is not held
+    against a report: those made before it was kept can still be compared.
+
+    Raises:
+        ValueError: they were asked with another book, or answered by other weights.
+    """
+    if None not in (ours.open_book, theirs.open_book) and ours.open_book is not theirs.open_book:
+        raise ValueError("these reports cannot be compared: one was asked with an open book and the other without")
+    if None not in (ours.base_file, theirs.base_file) and ours.base_file != theirs.base_file:
+        files = " and ".join(report.base_file or EMBEDDED for report in (ours, theirs))
+        raise ValueError(f"these reports cannot be compared: their base models are different files, {files}")
 
 
 async def _measured(reports: KnownReports, adapter: str, suite: str, request: GateRequest) -> list[EvaluationReport]:

@@ -130,7 +130,7 @@ class OpenAIProvider:
             with self._translated():
                 async with asyncio.timeout_at(deadline):
                     response = await stack.enter_async_context(create(**body))
-            lines = aiter(response.iter_lines())
+            lines = await stack.enter_async_context(aclosing(_lines(response.iter_bytes())))
             while True:
                 with self._translated():
                     async with asyncio.timeout_at(deadline):
@@ -304,6 +304,18 @@ class OpenAIProvider:
             raise ProviderError(f"The model server refused the request: {_message(error)}") from error
         except (openai.APIError, httpx2.HTTPError) as error:
             raise ProviderError(f"The model server failed: {_message(error)}") from error
+
+
+async def _lines(pieces: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
+    """Lines as server-sent events end them, whole characters only; what no line end follows is no event.
+
+    The library's own split ends a line at U+2028, U+2029 and U+0085 too, which vLLM leaves raw in its JSON.
+    """
+    rest = b""
+    async for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            yield line.removesuffix(b"\r").decode("utf-8", "replace")
 
 
 def _event(line: str) -> dict[str, Any] | None:

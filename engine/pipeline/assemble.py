@@ -105,7 +105,8 @@ async def repair(work: Work, state: SessionState) -> SessionState:
     # An empty answer is a failure: the subtask stays as it was.
     tried = {**codes, **{name: new for name, new in written.items() if new["code"].strip()}}
     candidate_state: SessionState = {**state, "codes": tried}
-    turns = await work.run(_integrate_loop(work, candidate_state, f"repair/{number}/integrate", 1))
+    # A key with one part fewer than `_repair_loop`'s: a subtask may be named "integrate" too.
+    turns = await work.run(_integrate_loop(work, candidate_state, f"repair/{number}", 1))
     candidate, before = program_of(turns), _program(state)
     better = is_improvement(candidate, before)
     result = "passed" if is_pass(candidate) else "better" if better else "kept"

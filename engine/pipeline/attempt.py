@@ -115,9 +115,8 @@ class AttemptLoop:
         draft = _draft_of(state)
         started = self._parts.clock.monotonic()
         verdict = await self._loop.check(draft["code"]) if draft["code"].strip() else NO_CODE
-        if verdict.infrastructure:
-            # No record: it says nothing about the code, and the draft stays in the checkpoint for a resume.
-            raise JudgeFailedError(f"The judge failed: {verdict.error or verdict.stderr[-300:] or 'no reason given'}")
+        # A judge that fails leaves no record: it says nothing about the code, and the draft waits for a resume.
+        require_judged(verdict)
         return {"verdict": verdict_json(verdict), "execute_seconds": self._parts.clock.monotonic() - started}
 
     async def reflect(self, state: AttemptState) -> AttemptState:
@@ -244,6 +243,16 @@ class AttemptLoop:
         # Told again after a crash between recording and telling: better twice than never.
         await self._parts.report.attempt(record)
         return record
+
+
+def require_judged(verdict: Verdict) -> None:
+    """Nothing, if the judge ran the code, whatever it found.
+
+    Raises:
+        JudgeFailedError: the verdict is about the judge.
+    """
+    if verdict.infrastructure:
+        raise JudgeFailedError(f"The judge failed: {verdict.error or verdict.stderr[-300:] or 'no reason given'}")
 
 
 def will_continue(turn: Turn) -> bool:

@@ -23,7 +23,7 @@ from engine.api_models import AttemptRecord, PhaseName
 from engine.errors import EnvironmentUnfitError
 from engine.evaluation.verdict import Verdict
 from engine.pipeline import search
-from engine.pipeline.attempt import JudgeFailedError
+from engine.pipeline.attempt import require_judged
 from engine.pipeline.files import importable_files
 from engine.pipeline.grammar import Grammar, is_of_grammar, read_grammar, solution_source
 from engine.pipeline.prompts import Prompt
@@ -140,8 +140,7 @@ async def _attempt(work: Work, grammar: Grammar, expression: str, searched: Sear
     clock = work.parts.clock
     started = clock.monotonic()
     verdict = await work.check(code)
-    if verdict.infrastructure:
-        raise JudgeFailedError(f"The judge failed: {verdict.error or verdict.stderr[-300:] or 'no reason given'}")
+    require_judged(verdict)
     reflection = reflect(verdict, code)
     turn: Turn = {
         "number": len(turns),

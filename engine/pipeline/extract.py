@@ -20,7 +20,8 @@ MIN_OVERLAP = 8
 MAX_TRIMS = 20
 """Cuts at the first line that is not Python that are tried on an answer without fences; each parses it again."""
 
-_FENCE = re.compile(r"^(?P<indent>[ \t]*)(?:`{3,}|~{3,})[ \t]*(?P<label>[^`\n]*?)[ \t]*$")
+# No two neighbours that take the same characters, or a long line that is no fence after all costs minutes.
+_FENCE = re.compile(r"^(?P<indent>[ \t]*)(?:`{3,}+|~{3,}+)(?P<label>[^`\n]*)$")
 _GLUED_FENCE = re.compile(r"(?<=[^\s`~])[ \t]*(`{3,}(?:python|py)?)[ \t]*$", re.MULTILINE | re.IGNORECASE)
 _INLINE_BLOCK = re.compile(r"^[ \t]*`{3,}([^`\n]+)`{3,}[ \t]*$", re.MULTILINE)
 _CODE_LABELS = frozenset({"", "python", "py", "python3"})
@@ -132,7 +133,7 @@ def _split(text: str) -> tuple[list[_Block], list[str]]:
         fence = _FENCE.match(line)
         if fence is not None and depth and len(fence["indent"]) >= blocks[-1].indent + 4:
             fence = None  # inside a docstring: it neither opens nor closes
-        label = fence["label"].lower().split(" ")[0] if fence else ""
+        label = fence["label"].strip(" \t").lower().split(" ")[0] if fence else ""
         if fence is None:
             (blocks[-1].lines if depth else outside).append(line)
         elif depth == 0:

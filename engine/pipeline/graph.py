@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 from engine.api_models import PhaseName, PhaseStatus, TaskMode
 from engine.evaluation.verdict import Verdict
 from engine.pipeline import assemble, explorer, phases, single
+from engine.pipeline.attempt import require_judged
 from engine.pipeline.state import PhaseData, SessionState
 from engine.pipeline.turns import verdict_from, verdict_json
 from engine.pipeline.work import Work
@@ -162,11 +163,16 @@ def _node(work: Work, phase: PhaseName, function: PhaseFunction) -> _Node:
 
 
 async def _verdict(work: Work, state: SessionState) -> SessionState:
-    """The verdict that the outcome comes from: the hidden tests' if there are any, else the program's own."""
+    """The verdict that the outcome comes from: the hidden tests' if there are any, else the program's own.
+
+    Raises:
+        JudgeFailedError: nothing is decided then, so that a resume judges again.
+    """
     program = state.get("program")
     if program is None or not program["code"].strip() or work.task.hidden_tests is None:
         return {"decided": {} if program is None else program["verdict"]}
-    verdict: Verdict = await work.decide(program["code"])
+    verdict = await work.decide(program["code"])
+    require_judged(verdict)
     return {"decided": verdict_json(verdict)}
 
 

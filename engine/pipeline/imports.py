@@ -14,14 +14,15 @@ import sys
 import typing
 from collections.abc import Iterator, Mapping
 
+from engine.pipeline.syntax import parse_python
+
 IMPORT_LINE = re.compile(r"^(?:from [A-Za-z_][\w.]* import [\w, ]+(?: as \w+)?|import [A-Za-z_][\w., ]*(?: as \w+)?)$")
 
 
 def complete_imports(code: str, task_text: str) -> str:
     """`code` with the imports it lacks in front; as it is when it lacks none or does not parse."""
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError):
+    tree = parse_python(code)
+    if tree is None:
         return code
     unbound = _used(tree) - _bound(tree) - set(dir(builtins))
     offered = _offered(task_text)
@@ -74,11 +75,9 @@ def _offered(task_text: str) -> Mapping[str, str]:
     for line in map(str.strip, task_text.splitlines()):
         if IMPORT_LINE.match(line) is None:
             continue
-        try:
-            tree = ast.parse(line)
-        except SyntaxError:
-            continue  # prose that begins like an import
-        offered.update((name, line) for name in _bound(tree))
+        tree = parse_python(line)
+        if tree is not None:  # else prose that begins like an import
+            offered.update((name, line) for name in _bound(tree))
     return offered
 
 

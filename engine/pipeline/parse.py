@@ -13,10 +13,12 @@ MIN_NAME_ALONE = 3
 MAX_NAME_CHARS = 100
 """A longer "name" is a sentence; the rest moves into the description."""
 
-_NUMBERED = re.compile(r"^\s*(?P<outer>\*\*)?\s*\d{1,3}\s*[.):]\s*(?P<inner>\*\*)?\s*(?P<item>.+?)\s*$")
-_DEPENDS = re.compile(r"\[\s*depends(?:\s+on)?\s*:\s*(?P<names>[^\]]*)\]", re.IGNORECASE)
-_EM_DASH = re.compile(r"\s*—\s*")
-_SEPARATOR = re.compile(r"\s+[-–]\s+|\s*:\s+|\s+:\s*")
+# For stripped lines. The space around what is found is stripped too, not matched: a pattern that can take a run of
+# spaces in more than one way freezes the engine on a model that writes nothing else.
+_NUMBERED = re.compile(r"^(?P<outer>\*\*)?\s*\d{1,3}\s*[.):]\s*(?P<inner>\*\*)?\s*(?P<item>.+)$")
+_DEPENDS = re.compile(r"\[\s*depends(?:\s+on)?\s*:(?P<names>[^\]]*+)\]", re.IGNORECASE)
+_EM_DASH = re.compile("—")
+_SEPARATOR = re.compile(r"(?<=\s)[-–](?=\s)|:(?=\s)|(?<=\s):")
 _LEADING_SEPARATOR = re.compile(r"^\s*[-–—:]\s*")
 _NOTHING = frozenset({"", "none", "nothing", "n/a", "-"})
 
@@ -86,7 +88,7 @@ def parse_diagnosis(text: str, names: Sequence[str]) -> dict[str, str]:
     by_length = sorted(names, key=len, reverse=True)
     found: dict[str, str] = {}
     for line in text.splitlines():
-        match = _NUMBERED.match(line)
+        match = _NUMBERED.match(line.strip())
         if match is None:
             continue
         item = _plain(match["item"])
@@ -105,7 +107,7 @@ def project_label(prompt: str) -> str:
 
 
 def _subtask(line: str) -> Subtask | None:
-    match = _NUMBERED.match(line)
+    match = _NUMBERED.match(line.strip())
     if match is None:
         return None
     item = match["item"]

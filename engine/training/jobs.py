@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from engine.api_models import EventKind, RunState
 from engine.api_training import TrainJob, TrainProgress, TrainRequest
 from engine.config import TrainSection
-from engine.errors import ConflictError
+from engine.errors import ConflictError, InputError
 from engine.jobs import Claim, Jobs, OnCrash
 from engine.training.ending import Ending, decide
 from engine.training.job_rows import (
@@ -34,6 +34,7 @@ from engine.training.job_rows import (
     read_job,
     read_page,
 )
+from engine.training.recipes import read_recipe
 from registry.clock import Clock
 from registry.crash import crash_point
 from registry.db import Database, Reader, Transaction
@@ -226,21 +227,25 @@ class TrainingJobs:
     # --- its worker ---
 
     async def claim(self) -> Claimed | None:
-        """Take the first queued job, or None."""
+        """Take the first queued job, or None. One whose recipe cannot be read fails here, and the next is taken."""
         claimed = await self._db.write(self._claim)
         if claimed is not None:
             crash_point("training.after_claim")
         return claimed
 
     def _claim(self, tx: Transaction) -> Claimed | None:
-        first = tx.execute(f"{_WAITING} LIMIT 1").fetchone()
-        if first is None:
-            return None
-        before = read_job(tx, first["id"])
-        claim = self._jobs.claim_one(tx, before.id)
-        row = tx.execute(_WORK, (before.id,)).fetchone()
-        recipe = TrainSection.model_validate(dict(LACKING) | json.loads(row["recipe"]))
-        return Claimed(claim, self._follow(tx, before.id, before), recipe, bool(row["from_scratch"]))
+        while (first := tx.execute(f"{_WAITING} LIMIT 1").fetchone()) is not None:
+            before = read_job(tx, first["id"])
+            claim = self._jobs.claim_one(tx, before.id)
+            job = self._follow(tx, before.id, before)
+            row = tx.execute(_WORK, (before.id,)).fetchone()
+            try:
+                recipe = read_recipe(dict(LACKING) | json.loads(row["recipe"]))
+            except InputError as error:  # raised from here it would end the engine, and the next one at its start
+                self.settle_in(tx, claim, Ending.FAILED, str(error), None)
+            else:
+                return Claimed(claim, job, recipe, bool(row["from_scratch"]))
+        return None
 
     async def begun(self, claim: Claim, base_digest: str) -> None:
         """Note the base model, and that what an earlier attempt left is gone if it was not wanted."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
 from engine.api_training import TrainRequest
 from engine.config import Config, TrainSection
 from engine.errors import ConflictError, InputError
@@ -10,6 +14,8 @@ from registry.models import Adapter
 
 MIN_STEPS = 3
 """Fewer optimizer steps teach nothing: the learning rate is still warming up."""
+MAX_VALUE = 80
+"""Characters of a value in an error."""
 
 _REPLACEABLE = ("method", "epochs", "max_steps", "learning_rate", "batch_size", "max_tokens")
 
@@ -21,7 +27,7 @@ def recipe_of(request: TrainRequest, config: Config, parent: Adapter | None) -> 
         parent: the adapter whose weights are begun with; its rank, alpha and modules hold then.
 
     Raises:
-        InputError: there is no such preset, or a value does not fit the parent or this home's limits.
+        InputError: there is no such preset, or a value does not fit the parent, this home's limits or a recipe.
         ConflictError: the parent is of another base model.
     """
     recipe = config.recipe(request.preset)
@@ -33,7 +39,23 @@ def recipe_of(request: TrainRequest, config: Config, parent: Adapter | None) -> 
         recipe = recipe.model_copy(update=_of_parent(request, config, parent))
     if recipe.rank > config.registry.max_rank:
         raise InputError(f"rank {recipe.rank}: at most registry.max_rank = {config.registry.max_rank} is kept.")
-    return recipe.model_copy(update={"micro_batch": min(recipe.micro_batch, recipe.batch_size)})
+    # Copies are not checked, and a value that was made of two good ones need not be good.
+    return read_recipe(recipe.model_dump() | {"micro_batch": min(recipe.micro_batch, recipe.batch_size)})
+
+
+def read_recipe(fields: Mapping[str, object]) -> TrainSection:
+    """The recipe of these keys.
+
+    Raises:
+        InputError: it is not valid; names the first key that is not.
+    """
+    try:
+        return TrainSection.model_validate(dict(fields))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        value = repr(first["input"])[:MAX_VALUE]
+        raise InputError(f"The recipe cannot be used: {key} = {value}: {first['msg']}.") from error
 
 
 def _of_parent(request: TrainRequest, config: Config, parent: Adapter) -> dict[str, object]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from support.evaluation_house import House, make_task, open_house, right
+from support.evaluation_house import Answers, House, make_task, open_house, right
 
+from engine.api_device import BackendName
 from engine.api_learning import EvaluateRequest, SampleOutcome, Split
 from engine.errors import (
     AdapterUnsupportedError,
@@ -29,6 +30,17 @@ from engine.inference.admitted import Answered
 from engine.inference.provider import Request
 
 
+@dataclass
+class From:
+    """The same answers, given by another backend."""
+
+    answers: Answers
+    backend: BackendName
+
+    async def answer(self, request: Request) -> Answered:
+        return replace(await self.answers.answer(request), backend=self.backend)
+
+
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     async with open_house(tmp_path) as opened:
@@ -40,6 +52,7 @@ async def test_a84_a_report_says_what_was_measured_how_and_how_sure(house: House
     assert (report.adapter, report.adapter_digest, report.digest_proven) == ("mine", house.digest, True)
     assert (report.suite, report.split, report.seed, report.tasks) == ("mine", Split.GATE, 5, 6)
     assert (report.base_model, report.backend) == (house.bench.config.model.base_id, "scripted")
+    assert report.open_book is False and report.base_file is not None
     assert report.sampling["temperature"] == 0.0 and report.sampling["max_tokens"] == 256
     expected = wilson(6, 6)
     assert (report.pass_at_1.passed, report.pass_at_1.low) == (6, expected.low)
@@ -255,6 +268,30 @@ async def test_a_cancelled_evaluation_goes_on_where_it_stood(house: House) -> No
     assert report.pass_at_1.passed == 3
 
 
+async def test_a_switch_of_the_backend_ends_it_and_resumed_it_is_measured_anew(house: House) -> None:
+    """Kept, the answers of the new backend would stand under keys of the old one, and none could be proven."""
+    serving = From(house.answers, BackendName.SCRIPTED)
+
+    def says(prompt: str, request: Request) -> str:
+        if len(house.answers.asked) == 4:
+            serving.backend = BackendName.TRANSFORMERS
+        return right(prompt, request)
+
+    house.answers.says = says
+    config = house.bench.config
+    one = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"at_once": 1})})
+    bench = replace(house.bench, config=one, backend=lambda: serving.backend, answering=lambda _: serving)
+    switched = replace(house, bench=bench, evaluator=Evaluator(bench))
+    with pytest.raises(ProviderError, match="switched to transformers while scripted was measured; resume it"):
+        await switched.evaluate()
+    assert len(house.answers.asked) == 4 and await house.reports.page() == []
+    resumed = await switched.evaluate()
+    assert (resumed.backend, resumed.digest_proven) == ("transformers", True) and len(house.answers.asked) == 10
+    serving.backend = BackendName.SCRIPTED
+    back = await switched.evaluate()
+    assert back.backend == "scripted" and len(house.answers.asked) == 13  # its first three stood
+
+
 async def test_resuming_without_the_store_would_measure_twice(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: the test above fails where samples are not kept."""
 
@@ -280,7 +317,11 @@ async def test_a_report_is_told_without_its_samples(house: House) -> None:
 def _with_model(house: House, model: Path, backend: str = "llamacpp") -> House:
     config = house.bench.config
     at = house.configured(config.model_copy(update={"model": config.model.model_copy(update={"path": str(model)})}))
-    bench = replace(at.bench, backend=lambda: backend)
+    bench = replace(
+        at.bench,
+        backend=lambda: backend,
+        answering=lambda adapter: From(house.answers.open(adapter), BackendName(backend)),
+    )
     return replace(at, bench=bench, evaluator=Evaluator(bench))
 
 

@@ -113,6 +113,31 @@ async def test_the_newest_two_that_can_be_compared_are_taken() -> None:
     assert found.passed and found.deltas == {"runekit": 1.0}
 
 
+@pytest.mark.parametrize(
+    ("mine", "yours", "said"),
+    [
+        ({"open_book": True}, {"open_book": False}, "one was asked with an open book and the other without"),
+        ({"base_file": "f1"}, {"base_file": ""}, "different files, f1 and the embedded one"),
+    ],
+)
+async def test_reports_made_under_different_conditions_are_not_compared(
+    mine: dict[str, object], yours: dict[str, object], said: str
+) -> None:
+    adapter, plain = ours("p" * 10), base("f" * 10)
+    other = plain.model_copy(update=yours)
+    with pytest.raises(ConflictError, match=rf"{said}\. Measure both alike"):
+        await ask_gate(Known(adapter.model_copy(update=mine), other), asked(GateName.ORACLE))
+    for alike in (mine, {}):  # {}: of before it was kept
+        known = Known(adapter.model_copy(update=mine), other, plain.model_copy(update=alike))
+        assert (await ask_gate(known, asked(GateName.ORACLE))).passed
+
+
+def test_a_report_of_before_its_conditions_were_kept_can_be_read() -> None:
+    stored = base("p").model_dump(mode="json", exclude={"open_book", "base_file"})
+    read = EvaluationReport.model_validate(stored)
+    assert (read.open_book, read.base_file) == (None, None)
+
+
 async def test_what_is_missing_or_cannot_be_compared_is_said() -> None:
     with pytest.raises(NotFoundError, match=r"a1 was not measured .* `rune-tui evaluate --suite runekit --adapter a1`"):
         await ask_gate(Known(base("f")), asked(GateName.ORACLE))

@@ -9,12 +9,15 @@ from support.pipeline_fakes import FakeJudge, Ground, Reply, ScriptedProvider, T
 
 from engine.api_models import PASSING, Case, CaseSuite, Outcome, PhaseName, TaskMode, TaskSpec
 from engine.errors import BudgetExceededError, ContextOverflowError, ProviderError
+from engine.evaluation.judge import Checks, Solution
 from engine.evaluation.verdict import Strength, TestFailure, Verdict
 from engine.pipeline.run import run_session
 from engine.pipeline.turns import Turn, best_turn, route, verdict_from, verdict_json
 
 PASS = "```python\n# pass\nx = 1\n```"
 FAIL = "```python\n# fail 1/3\nx = 1\n```"
+HONEST = "```python\n# pass # honest\n```"
+"""Passes the hidden tests too."""
 
 
 def task(**more: object) -> TaskSpec:
@@ -238,8 +241,8 @@ async def test_no_diagnosis_is_asked_for_after_the_last_attempt(ground: Ground) 
         ({"tests": None}, PASS, Outcome.SELF_CHECKED),
         ({"tests": None}, FAIL, Outcome.FAILED),
         ({"hidden_tests": "hidden"}, PASS, Outcome.FAILED),
-        ({"hidden_tests": "hidden"}, "```python\n# pass # honest\n```", Outcome.VERIFIED),
-        ({"tests": None, "hidden_tests": "hidden"}, "```python\n# pass # honest\n```", Outcome.VERIFIED),
+        ({"hidden_tests": "hidden"}, HONEST, Outcome.VERIFIED),
+        ({"tests": None, "hidden_tests": "hidden"}, HONEST, Outcome.VERIFIED),
     ],
 )
 async def test_given_tests_alone_decide_and_hidden_ones_above_all(
@@ -287,6 +290,26 @@ async def test_a_judge_that_fails_is_an_error_and_no_attempt_and_resumes_without
     parts = make_parts(ground.home, ground.store, provider, judge=Mended())
     result = await run_session("s", task(), parts)
     assert (result.outcome, result.attempts, len(provider.requests)) == (Outcome.VERIFIED, 1, 1)
+
+
+@pytest.mark.parametrize("mode", [TaskMode.ATTEMPT, TaskMode.PROJECT])
+async def test_a_judge_that_fails_on_the_hidden_tests_decides_nothing_and_a_resume_judges_again(
+    ground: Ground, mode: TaskMode
+) -> None:
+    class Failing(FakeJudge):
+        async def check(self, solution: Solution, checks: Checks) -> Verdict:
+            if checks.tests == "hidden":
+                return Verdict(False, Strength.NONE, infrastructure=True, error="the sandbox is gone")
+            return await super().check(solution, checks)
+
+    provider = ScriptedProvider(in_turn([HONEST]))
+    judged = task(hidden_tests="hidden", mode=mode)
+    result = await run_session("s", judged, make_parts(ground.home, ground.store, provider, judge=Failing()))
+    assert (result.outcome, result.reason) == (Outcome.ERROR, "The judge failed: the sandbox is gone")
+    assert "# honest" in result.code
+    asked = len(provider.requests)
+    result = await run_session("s", judged, make_parts(ground.home, ground.store, provider))
+    assert (result.outcome, len(provider.requests)) == (Outcome.VERIFIED, asked)
 
 
 async def test_a_model_server_that_fails_is_an_error_and_resumable(ground: Ground) -> None:

@@ -126,3 +126,19 @@ def test_a13_continuation_is_concatenated(previous: str, answer: str, expected: 
 def test_a13_a_cut_block_keeps_its_line_end_so_that_the_next_line_is_its_own() -> None:
     cut = extract_code("```python\ndef f(x):\n", cut=True)
     assert join_continuation(cut.code, extract_continuation("    return x")) == "def f(x):\n    return x"
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("```" + " " * 200_000 + "`", id="spaces"),
+        pytest.param("~" * 200_000 + "`", id="tildes"),
+    ],
+)
+def test_a_long_line_that_only_begins_like_a_fence_is_no_fence_and_freezes_nothing(line: str) -> None:
+    assert extract_code(f"x = 1\n{line}").code == f"x = 1\n{line}"
+
+
+def test_spaces_and_tabs_around_a_fences_label_do_not_count() -> None:
+    assert extract_code("``` \tPython \t\nx = 1\n``` \t\nbye").code == "x = 1"

@@ -59,6 +59,7 @@ def test_standard_modules_and_typing_names_are_known_without_the_task() -> None:
         "def f():\n    global token\n    token.x",
         "unknown.thing()",
         "def broken(:\n",
+        pytest.param("-" * 6500, id="deeper than the parser goes"),
         "",
     ],
 )

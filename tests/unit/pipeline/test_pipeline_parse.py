@@ -131,3 +131,29 @@ def test_a14_an_answer_without_a_list_names_nobody() -> None:
 )
 def test_project_label_is_the_first_sentence_else_the_first_line(prompt: str, label: str) -> None:
     assert project_label(prompt) == label
+
+
+GAP = " " * 200_000
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        pytest.param(f"{GAP}1.{GAP}core{GAP}—{GAP}adds{GAP}", Subtask("core", "adds"), id="em dash"),
+        pytest.param(f"**{GAP}1. core{GAP}:{GAP}adds", Subtask("core", "adds"), id="colon"),
+        pytest.param(f"1. core{GAP}-{GAP}adds", Subtask("core", "adds"), id="hyphen"),
+        pytest.param(f"1. core - adds{GAP}up", Subtask("core", f"adds{GAP}up"), id="no separator"),
+        pytest.param(f"1. core: [depends:{GAP}x", Subtask("core", f"[depends:{GAP}x"), id="open bracket"),
+    ],
+)
+def test_long_runs_of_spaces_freeze_nothing(line: str, expected: Subtask) -> None:
+    assert only(line) == expected
+    assert parse_diagnosis(line, ["core"]) == {"core": expected.description}
+
+
+@pytest.mark.timeout(10)
+def test_a_long_run_of_spaces_without_a_list_is_no_list() -> None:
+    text = f"{GAP}core{GAP}\n**{GAP}core"
+    assert parse_decomposition(text).fallback
+    assert parse_diagnosis(text, ["core"]) == {}

@@ -213,6 +213,21 @@ async def test_a14_repair_rewrites_only_the_guilty_and_integrates_again(ground: 
     assert "expected 3, got 4" in diagnose
 
 
+async def test_a14_a_subtask_named_integrate_is_not_taken_for_the_whole_program(ground: Ground) -> None:
+    persona = Persona(
+        decompose="1. integrate - adds up [depends: none]\n2. shell - shows\n3. input - reads",
+        integrate=lambda prompt: "```python\n# pass whole\n```" if "mended" in prompt else FAIL,
+        diagnose="1. integrate - subtracts",
+        repair="```python\n# pass mended\n```",
+    )
+    config = defaults(integrate_iterations=1)
+    parts = make_parts(ground.home, ground.store, ScriptedProvider(persona), config=config)
+    result = await run_session("s", project(), parts)
+    assert (result.outcome, result.code) == (Outcome.VERIFIED, "# pass whole")
+    assert codes(result)["integrate"] == "# pass mended"
+    assert len(persona.prompts["integrate"]) == 2
+
+
 async def test_a14_an_empty_diagnosis_stops_the_repair(ground: Ground) -> None:
     persona = Persona(integrate=FAIL, diagnose="I do not know.")
     result = await run_session("s", project(), make_parts(ground.home, ground.store, ScriptedProvider(persona)))

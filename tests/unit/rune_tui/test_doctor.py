@@ -61,6 +61,16 @@ def test_a_broken_config_is_a_finding_and_the_rest_is_still_looked_at(tmp_path: 
     assert list(found) == NAMES
 
 
+def test_a_backend_that_the_environment_misspells_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RUNE_BACKEND", "lamacpp")
+    assert run(["--home", str(tmp_path), "doctor", "--json"]) == ExitCode.ENVIRONMENT
+    found = {check["name"]: check for check in json.loads(capfd.readouterr().out)["checks"]}
+    assert list(found) == NAMES and found["config"]["status"] == Status.FAIL
+    assert "lamacpp" in found["config"]["detail"] and "RUNE_BACKEND" in found["config"]["fix"]
+
+
 def test_a_model_that_is_no_gguf_fails_only_where_it_is_needed(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"PK\x03\x04")
     for backend, expected in (("llamacpp", Status.FAIL), ("scripted", Status.WARN)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -226,6 +227,17 @@ async def test_a95_claims_at_once_take_each_job_once(house: House) -> None:
         tasks = [group.create_task(house.jobs.claim()) for _ in range(30)]
     taken = [task.result() for task in tasks]
     assert sorted(one.job.id for one in taken if one is not None) == sorted(ids)
+
+
+async def test_a_job_whose_recipe_cannot_be_read_fails_and_the_next_one_is_taken(house: House) -> None:
+    bad, good = await house.enqueue(), await house.enqueue()
+    recipe = json.dumps({**bad.recipe, "alpha": 8192.0})
+    await house.db.write(lambda tx: tx.execute("UPDATE training_jobs SET recipe = ? WHERE id = ?", (recipe, bad.id)))
+    assert (await house.claimed()).job.id == good.id
+    failed = await house.jobs.get(bad.id)
+    assert failed.state is RunState.FAILED and "alpha = 8192.0" in failed.reason
+    assert (await house.events(f"training/{bad.id}"))[-1]["state"] == "failed"
+    assert await house.jobs.claim() is None
 
 
 async def test_speed_is_learned_from_jobs_of_the_same_method_and_base(house: House) -> None:

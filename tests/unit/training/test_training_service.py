@@ -210,6 +210,17 @@ async def test_an_id_that_is_taken_is_refused_before_the_data_is_read(desk: Desk
         await desk.service.preview(asked(dataset="/no/such/file", adapter_id="mine"))
 
 
+async def test_a_rank_that_makes_a_recipe_that_is_not_valid_is_refused(desk: Desk, tmp_path: Path) -> None:
+    """Alpha grows with the rank, beyond what a recipe may have: found by the worker it would end the engine."""
+    presets = {**desk.house.config.presets, "hot": {"rank": 8, "alpha": 256.0}}
+    desk = Desk(replace(desk.house, config=desk.house.config.model_copy(update={"presets": presets})))
+    data = dataset(tmp_path / "d.jsonl")
+    with pytest.raises(InputError, match=r"alpha = 8192\.0: Input should be less than or equal to 4096\."):
+        await desk.service.enqueue(asked(dataset=data, preset="hot", rank=256))
+    assert await desk.house.jobs.page() == []
+    assert (await desk.service.enqueue(asked(dataset=data, preset="hot", rank=128))).recipe["alpha"] == 4096.0
+
+
 # --- warm start --------------------------------------------------------------------------------------------------
 
 
