@@ -37,6 +37,11 @@ class Lease:
         self._scopes: set[asyncio.Timeout] = set()
 
     @property
+    def is_busy(self) -> bool:
+        """Something of the server's is awaited under it."""
+        return bool(self._scopes)
+
+    @property
     def aborted(self) -> bool:
         """The device was handed over; ask for another lease."""
         return self._aborted
@@ -134,7 +139,10 @@ class Admission:
                 self._waiting.remove(future)
 
     def release(self, lease: Lease) -> None:
-        """The request is answered, or has given up."""
+        """The request is answered, or has given up. What goes on for it ends first, and is in flight until then."""
+        if lease.is_busy:
+            lease.abort()
+            return
         self._leases.pop(lease, None)
         if not self._leases:
             self._idle.set()

@@ -31,7 +31,7 @@ from engine.device.messages import (
     WakeFailed,
     Woke,
 )
-from engine.errors import DeviceBusyError, EnvironmentUnfitError, InputError, RuneError
+from engine.errors import DeviceBusyError, EnvironmentUnfitError, InputError, ProviderError, RuneError
 from registry.crash import crash_point
 from registry.errors import RegistryError
 
@@ -103,7 +103,7 @@ class ServerHands:
             self._parts.watch(server, effect.epoch)
             await self._load_all(server)
             if effect.record:
-                self._parts.oracles[server.backend] = await server.record(self._parts.live.held)
+                self._parts.oracles[server.backend] = await self._recorded(server, self._parts.live.held, base=True)
         except FAILURES as error:
             await self.stop()
             self.failure = error if isinstance(error, RuneError) else EnvironmentUnfitError(str(error))
@@ -135,11 +135,12 @@ class ServerHands:
         self._parts.live.server_gone()
 
     async def sleep(self, step: int) -> Observation:
-        """Put it to sleep; it must say so and live."""
+        """Put it to sleep; it must say so and live. Its answers are recorded first: later nobody knows the right ones."""
         server = self._running()
         process = server.process
         before = await self._parts.ground.sample()
         try:
+            await self.record_new(server)
             with _sent("device.sleep_sent"):
                 await server.sleep()
         except FAILURES as error:
@@ -217,7 +218,27 @@ class ServerHands:
         known = oracles.get(server.backend)
         if new := unknown(known, self._parts.live.held):
             # What the base says is known, and stays so: asking it again is time in which nobody is served.
-            oracles[server.backend] = merged(known, await server.record(new, base=known is None))
+            oracles[server.backend] = merged(known, await self._recorded(server, new, base=known is None))
+
+    async def _recorded(self, server: Server, adapters: tuple[LiveAdapter, ...], *, base: bool) -> Oracle:
+        """What they say. An adapter that loads and cannot answer is not live any more, and costs no other one.
+
+        Raises:
+            ProviderError: the base model does not answer.
+        """
+        try:
+            return await server.record(adapters, base=base)
+        except FAILURES:
+            if not adapters:
+                raise
+        said = await server.record(())
+        for adapter in adapters:
+            try:
+                said = merged(said, await server.record((adapter,), base=False))
+            except FAILURES as error:
+                log.warning("adapter %s cannot answer and is not live any more: %s", adapter.name, error)
+                await self.unload(server, (adapter,))
+        return said
 
     async def load_one(self, server: Server, adapter: LiveAdapter) -> None:
         """Make an adapter live while the server serves, and unload what is then too much.
@@ -229,7 +250,11 @@ class ServerHands:
         await server.load_adapter(adapter)
         live.use(adapter)
         live.note_held(adapter.name)
-        await self.record_new(server)
+        if self._parts.admission.in_flight <= 1:
+            # Beside others an answer is another one in bfloat16; then it is recorded before the next sleep.
+            await self.record_new(server)
+            if not live.holds(adapter.name):
+                raise ProviderError(f"Adapter {adapter.name} was loaded and cannot answer; see the engine's log.")
         crash_point("device.alias_flipped")
         # One at a time: while the server lets go of one, a request may have taken up another.
         while gone := live.surplus({adapter.name, *self._parts.admission.adapters_in_use()}):

@@ -86,6 +86,8 @@ class FakeServer:
         self.script: dict[str, deque[Act]] = {}
         self.loaded: dict[str, LiveAdapter] = {}
         self.voice = "a"
+        self.mute: set[str] = set()
+        """Adapters that are loaded and cannot answer."""
         self.state = "gone"
         self.epoch = 0
         self._death: asyncio.Future[str] | None = None
@@ -146,6 +148,8 @@ class FakeServer:
     async def record(self, adapters: tuple[LiveAdapter, ...], *, base: bool = True) -> Oracle:
         await self._act("record" if base else f"record {' '.join(adapter.name for adapter in adapters)} only")
         names = [*(["base"] if base else []), *(adapter.name for adapter in adapters)]
+        if self.mute & set(names):
+            raise ProviderError("The model server answered 500: not a number")
         return Oracle(tuple((name, Utterance((self.voice,), (0.0,))) for name in names))
 
     async def verify(self, oracle: Oracle) -> None:

@@ -10,7 +10,7 @@ from support.device_fakes import HANG, SETTINGS, FakeTrainer, Stage, staged
 
 from engine.api_device import BackendName, DeviceState
 from engine.device.contracts import LiveAdapter, MemoryHolder, TrainerEnd
-from engine.errors import AdapterUnsupportedError, DeviceBusyError, ProviderError, RequestAbortedError
+from engine.errors import AdapterUnsupportedError, DeviceBusyError, ProviderError, RequestAbortedError, RuneError
 
 S = DeviceState
 NEW = LiveAdapter("new", "/adapters/new")
@@ -415,6 +415,57 @@ async def test_an_adapter_that_fails_concerns_its_request_alone(tmp_path: Path) 
         stage.server.can_load_adapters = False
         with pytest.raises(AdapterUnsupportedError):
             await load(stage, NEW)
+
+
+async def test_an_adapter_that_loads_and_cannot_answer_costs_nobody_else(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        stage.server.mute = {"new"}
+        with pytest.raises(ProviderError, match="new was loaded and cannot answer"):
+            await load(stage, NEW)
+        assert list(stage.server.loaded) == []
+        await load(stage, OLD)
+        await load(stage, LiveAdapter("two", "/adapters/two"))
+        stage.server.mute = {"old"}  # from now on; the next start has to do without it
+        await dies(stage)
+        assert await stage.ask() == "a"
+        assert list(stage.server.loaded) == ["two"]
+
+
+async def test_a_base_that_cannot_answer_is_no_adapter_s_fault(tmp_path: Path) -> None:
+    """The control: then the start has failed, and no adapter is given up for it."""
+    async with staged(tmp_path) as stage:
+        await load(stage, OLD)
+        stage.server.mute = {"base"}
+        await dies(stage)
+        with pytest.raises(RuneError, match="not a number"):
+            await stage.ask()
+        assert not [line for line in stage.world.log if "unload" in line]
+
+
+async def test_what_an_adapter_says_beside_others_is_recorded_before_the_sleep_instead(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        async with stage.device.admit():
+            await load(stage, NEW)
+        assert "scripted record new only" not in stage.world.log
+        assert (await stage.device.train(FakeTrainer(stage.world))).succeeded
+        await stage.reaches(S.SERVING)
+        log = stage.world.log
+        assert log.index("scripted record new only") < log.index("scripted sleep")
+        assert log.count("scripted record new only") == 1
+
+
+async def test_a_load_ends_with_the_request_that_wanted_it(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.ask()
+        stage.server.then("load new", HANG)
+        async with asyncio.TaskGroup() as group:
+            request = group.create_task(load(stage, NEW))
+            while "scripted load new" not in stage.world.log:
+                await asyncio.sleep(0)
+            request.cancel()
+        async with asyncio.timeout(60):
+            await load(stage, OLD)  # nobody stands in its way
+            assert (await stage.device.train(FakeTrainer(stage.world))).succeeded
 
 
 async def test_another_engine_s_device_is_left_alone(tmp_path: Path) -> None:
