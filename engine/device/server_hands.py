@@ -135,7 +135,7 @@ class ServerHands:
         self._parts.live.server_gone()
 
     async def sleep(self, step: int) -> Observation:
-        """Put it to sleep; it must say so and live. Its answers are recorded first: later nobody knows the right ones."""
+        """Put it to sleep; it must say so and live. Its answers are recorded first, while they are right."""
         server = self._running()
         process = server.process
         before = await self._parts.ground.sample()
