@@ -46,6 +46,11 @@ class Family:
     parents: tuple[Adapter, ...]
     """The fittest first."""
 
+    @property
+    def exam(self) -> str:
+        """What a control's result is of: with another suite or seed it would be of other tasks than the child's."""
+        return f"{self.child.id} {self.suite} {self.seed}"
+
 
 class Controls:
     """Makes, measures and archives controls."""
@@ -99,7 +104,7 @@ class Controls:
 
     async def _random(self, family: Family, steps: Steps) -> ControlResult:
         child = family.child
-        adapter_id = f"control-random-{_suffix(child.id)}"
+        adapter_id = f"control-random-{_suffix(family.exam)}"
 
         async def publish() -> str:
             loadable = await self._registry.resolve_for_load(child.id)
@@ -112,7 +117,7 @@ class Controls:
 
     async def _longer(self, family: Family, steps: Steps) -> ControlResult:
         for parent in family.parents:
-            adapter_id = f"control-longer-{_suffix(f'{family.child.id} {parent.id}')}"
+            adapter_id = f"control-longer-{_suffix(f'{family.exam} {parent.id}')}"
             try:
                 return await self._trained(parent, adapter_id, family, steps)
             except NotFoundError:  # imported or merged: nothing to train it on with; the next may be from a job

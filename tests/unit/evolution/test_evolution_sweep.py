@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.evolution_house import TASK_TYPE, World, open_world, skilled, tell_nobody
+from support.evolution_house import SUITE, TASK_TYPE, World, open_world, skilled, tell_nobody
 
 from engine.api_learning import Split
 from engine.errors import InputError, RuneError
+from engine.evolution.controls import Family
+from engine.evolution.measure import Steps
 from engine.evolution.merging.spec import Learning, MergeRefusedError
 from engine.evolution.records import Outcome
 from engine.evolution.sweep import sweep
@@ -136,6 +138,19 @@ async def test_controls_are_measured_and_are_in_no_population(world: World) -> N
     for control in controls:
         adapter = await world.registry.get(control.adapter_id)
         assert adapter.is_archived and adapter.fitness_score is None
+
+
+async def test_a_control_is_measured_anew_for_other_tasks_and_only_for_those(world: World) -> None:
+    await world.population(*GOOD)
+    found = (await world.sweep(seed=5)).task_types[TASK_TYPE]
+    child = await world.registry.get(str(found.child))
+    parents = tuple([await world.registry.get(name) for name in ("a0", "a1", "a2")])
+    for seed, new in ((5, 1), (6, 3), (6, 1)):  # the base is asked each time; the evaluator knows its answers
+        known = len(world.exam.asked)
+        family = Family("evolve-2", SUITE, seed, child, parents)
+        again = await world.parts.controls.made(family, Steps(tell_nobody))
+        assert [one.rate for one in again] == [one.rate for one in found.controls[-3:]]
+        assert [one.seed for one in world.exam.asked[known:]] == [seed] * new
 
 
 async def test_without_a_trained_parent_that_control_says_so(world: World) -> None:
