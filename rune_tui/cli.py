@@ -12,12 +12,12 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from engine.errors import ExitCode, RuneError
+from rune_tui.settings import Settings
 
 COMMANDS = {
     "adapters": "List, show, import, archive and restore adapters.",
@@ -65,14 +65,6 @@ Exit codes:
   3    this machine cannot run it as it is; the message says what to do
   130  interrupted; --resume goes on where it stopped
 """
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Options that every command knows."""
-
-    home: Path
-    overrides: tuple[str, ...] = ()
 
 
 class LazyGroup(click.Group):

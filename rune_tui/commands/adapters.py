@@ -8,10 +8,10 @@ import click
 
 from engine.api_models import AdapterImport, AdapterRecord
 from engine.errors import InputError
-from rune_tui.cli import Settings
 from rune_tui.commands.ask import JSON_OPTION, ask
 from rune_tui.commands.naming import ADAPTER
 from rune_tui.commands.record import echo_record, echo_records
+from rune_tui.settings import Settings
 
 COLUMNS = ("ID", "TYPE", "TIER", "RANK", "FITNESS", "BASE", "CREATED")
 

@@ -8,11 +8,11 @@ import click
 
 from engine.api_evolution import AliasRequest
 from engine.errors import InputError
-from rune_tui.cli import Settings
 from rune_tui.client import EngineClient
 from rune_tui.client_registry import RegistryClient
 from rune_tui.commands.ask import JSON_OPTION, ask
 from rune_tui.commands.output import echo_json, echo_table
+from rune_tui.settings import Settings
 
 
 @click.group("alias")

@@ -10,8 +10,8 @@ import click
 
 from engine.errors import EnvironmentUnfitError, NotFoundError
 from engine.home import socket_path
-from rune_tui.cli import Settings
 from rune_tui.client import EngineClient
+from rune_tui.settings import Settings
 
 T = TypeVar("T")
 

@@ -6,10 +6,10 @@ import click
 
 from engine.api_device import BackendInfo, BackendName, BackendSwitched
 from engine.errors import BackendUnavailableError
-from rune_tui.cli import Settings
 from rune_tui.client import EngineClient
 from rune_tui.commands.ask import JSON_OPTION, ask_device
 from rune_tui.commands.record import echo_record, echo_records
+from rune_tui.settings import Settings
 from rune_tui.terminal_text import visible_line
 
 COLUMNS = ("NAME", "NOW", "ADAPTERS", "SLEEP", "WHAT")

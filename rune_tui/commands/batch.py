@@ -7,7 +7,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from rune_tui.batch import BatchOptions, prepare, run_batch
-from rune_tui.cli import Settings
+from rune_tui.settings import Settings
 from rune_tui.stdout_guard import StdoutGuard
 
 

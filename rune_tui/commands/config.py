@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from engine.config import defaults_path, load_config
-from rune_tui.cli import Settings
 from rune_tui.commands.output import echo_json
+from rune_tui.settings import Settings
 
 
 @click.group("config")

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from engine.api_device import DeviceStatus
 from engine.api_models import Event
-from rune_tui.cli import Settings
 from rune_tui.client import EngineClient
 from rune_tui.commands.ask import JSON_OPTION, ask_device
 from rune_tui.commands.output import echo_json
 from rune_tui.device_state import Workshop
+from rune_tui.settings import Settings
 from rune_tui.terminal_text import clean_line, visible_line
 from rune_tui.widgets.device_rows import device_details, free_memory, state_words
 

@@ -6,9 +6,9 @@ import os
 
 import click
 
-from rune_tui.cli import Settings
 from rune_tui.commands.output import echo_json
 from rune_tui.doctor import Check, Status, diagnose
+from rune_tui.settings import Settings
 from rune_tui.terminal_text import visible_line
 
 _COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}

@@ -9,9 +9,9 @@ import click
 from engine.config import load_config
 from engine.errors import EngineUnreachableError, InputError
 from rune_tui import host
-from rune_tui.cli import Settings
 from rune_tui.commands.ask import ask
 from rune_tui.commands.output import echo_json, echo_table
+from rune_tui.settings import Settings
 
 
 @click.group("engine")

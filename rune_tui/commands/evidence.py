@@ -10,10 +10,10 @@ from pydantic import JsonValue, ValidationError
 from engine.api_evolution import AnchorResult, Contamination, Evidence, EvidenceRequest, PartContamination
 from engine.api_learning import RateRecord
 from engine.errors import InputError
-from rune_tui.cli import Settings
 from rune_tui.commands.ask import JSON_OPTION
 from rune_tui.commands.follow import EXIT_CODES, run_operation, wait_option
 from rune_tui.commands.naming import ADAPTER
+from rune_tui.settings import Settings
 from rune_tui.terminal_text import visible_line
 
 MAX_LINE = 400

@@ -13,11 +13,11 @@ import click
 
 from engine.api_models import Event, SessionRecord
 from rune_tui import export
-from rune_tui.cli import Settings
 from rune_tui.client import EngineClient
 from rune_tui.commands.ask import ask
 from rune_tui.commands.sink import Write, open_sink
 from rune_tui.export import Format
+from rune_tui.settings import Settings
 
 
 @dataclass(frozen=True)

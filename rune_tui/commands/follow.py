@@ -14,12 +14,12 @@ from engine.api_learning import Operation, OperationProgress
 from engine.api_models import FINAL_STATES, Event, RunState
 from engine.errors import ExitCode
 from engine.home import socket_path
-from rune_tui.cli import Settings
 from rune_tui.client import EngineClient
 from rune_tui.client_learning import LearningClient
 from rune_tui.commands.engine import ensure_engine
 from rune_tui.commands.output import echo_json
 from rune_tui.progress_bar import Bar, duration
+from rune_tui.settings import Settings
 from rune_tui.terminal_text import visible_line
 
 MAX_REASON = 500

@@ -7,10 +7,10 @@ from pydantic import ValidationError
 
 from engine.api_learning import BASE, GateName, GateReport, GateRequest, RateRecord, Split
 from engine.errors import ExitCode, InputError
-from rune_tui.cli import Settings
 from rune_tui.client_learning import LearningClient
 from rune_tui.commands.ask import JSON_OPTION, ask
 from rune_tui.commands.output import echo_json, echo_table
+from rune_tui.settings import Settings
 
 EPILOG = """\b
 Gates:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from engine.api_evolution import Change
-from rune_tui.cli import Settings
 from rune_tui.client_registry import RegistryClient
 from rune_tui.commands.ask import JSON_OPTION, ask
 from rune_tui.commands.naming import ADAPTER
 from rune_tui.commands.output import echo_json
 from rune_tui.commands.record import echo_records
 from rune_tui.promotion_text import change_marks, change_text
+from rune_tui.settings import Settings
 from rune_tui.terminal_text import visible_line
 
 MAX_LINE = 400

@@ -8,10 +8,10 @@ import click
 
 from engine.api_models import RunState
 from engine.api_training import TrainJob
-from rune_tui.cli import Settings
 from rune_tui.client import EngineClient
 from rune_tui.commands.ask import JSON_OPTION, ask
 from rune_tui.commands.output import echo_json, echo_table
+from rune_tui.settings import Settings
 
 
 @click.group("jobs")

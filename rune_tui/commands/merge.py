@@ -9,11 +9,11 @@ from pydantic import JsonValue, ValidationError
 
 from engine.api_evolution import MAX_MERGED, MergeMethod, MergeReport, MergeRequest, MergeSpace, SignRule
 from engine.errors import InputError
-from rune_tui.cli import Settings
 from rune_tui.commands.ask import JSON_OPTION
 from rune_tui.commands.follow import EXIT_CODES, run_operation, wait_option
 from rune_tui.commands.naming import ADAPTER
 from rune_tui.commands.output import echo_table
+from rune_tui.settings import Settings
 
 
 def _choice(values: list[str]) -> click.Choice[str]:

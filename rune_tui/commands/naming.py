@@ -7,10 +7,10 @@ from typing import cast
 import click
 
 from engine.errors import InputError
-from rune_tui.cli import Settings
 from rune_tui.client_registry import RegistryClient
 from rune_tui.commands.ask import ask
 from rune_tui.commands.engine import ensure_engine
+from rune_tui.settings import Settings
 
 
 class AdapterName(click.ParamType[str]):

@@ -8,12 +8,12 @@ import click
 
 from engine.api_learning import Operation, OperationKind
 from engine.api_models import RunState
-from rune_tui.cli import Settings
 from rune_tui.client_learning import LearningClient
 from rune_tui.commands.ask import JSON_OPTION, ask
 from rune_tui.commands.follow import exit_code, follow_operation
 from rune_tui.commands.output import echo_json, echo_table
 from rune_tui.progress_bar import duration
+from rune_tui.settings import Settings
 
 
 @click.group("operations")

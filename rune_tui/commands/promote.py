@@ -10,12 +10,12 @@ import click
 from engine.api_evolution import PromoteRequest, PromotionCase, TierName
 from engine.api_models import AdapterRecord
 from engine.errors import InputError
-from rune_tui.cli import Settings
 from rune_tui.client_registry import RegistryClient
 from rune_tui.commands.ask import JSON_OPTION, ask
 from rune_tui.commands.naming import ADAPTER
 from rune_tui.commands.output import echo_json
 from rune_tui.promotion_text import case_lines
+from rune_tui.settings import Settings
 from rune_tui.terminal_text import visible_line
 
 MAX_LINE = 400

@@ -6,11 +6,11 @@ import click
 
 from engine.api_evolution import PruneRequest
 from engine.errors import InputError
-from rune_tui.cli import Settings
 from rune_tui.client_registry import RegistryClient
 from rune_tui.commands.ask import JSON_OPTION, ask
 from rune_tui.commands.naming import ADAPTER
 from rune_tui.commands.record import echo_record
+from rune_tui.settings import Settings
 
 
 @click.command("prune")

@@ -12,10 +12,10 @@ from pydantic import JsonValue, ValidationError
 from engine.api_learning import RehearsalReport, RehearseRequest
 from engine.errors import ExitCode, InputError
 from rune_tui.batch_output import check_file_destination
-from rune_tui.cli import Settings
 from rune_tui.commands.ask import JSON_OPTION
 from rune_tui.commands.follow import EXIT_CODES, run_operation
 from rune_tui.commands.sink import open_sink
+from rune_tui.settings import Settings
 from rune_tui.terminal_text import visible_line
 
 TO = "--to"

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from engine.api_models import RunState, SessionRecord
-from rune_tui.cli import Settings
 from rune_tui.commands.ask import JSON_OPTION, ask
 from rune_tui.commands.record import echo_record, echo_records
 from rune_tui.commands.sink import open_sink
 from rune_tui.export import ATTEMPT_COLUMNS, Format, attempt_rows, csv_header, csv_rows, jsonl, run_card
+from rune_tui.settings import Settings
 from rune_tui.terminal_text import visible
 
 COLUMNS = ("ID", "TASK", "STATE", "OUTCOME", "ATTEMPTS", "SECONDS", "CREATED")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from rune_tui.cli import Settings
 from rune_tui.commands.engine import show_status
+from rune_tui.settings import Settings
 
 
 @click.command("status")

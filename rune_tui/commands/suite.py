@@ -12,12 +12,12 @@ from pydantic import JsonValue, ValidationError
 
 from engine.api_learning import CheckSuiteRequest, Split, SuiteAdd, SuiteCheck, SuiteInfo, SuiteTask
 from engine.errors import ExitCode, InputError, NotFoundError
-from rune_tui.cli import Settings
 from rune_tui.client_learning import LearningClient
 from rune_tui.commands.ask import JSON_OPTION, ask
 from rune_tui.commands.follow import EXIT_CODES, run_operation, wait_option
 from rune_tui.commands.output import echo_json
 from rune_tui.commands.record import echo_record, echo_records
+from rune_tui.settings import Settings
 from rune_tui.terminal_text import clean, visible_line
 
 COLUMNS = ("NAME", "TYPE", "ORIGIN", "SEEDED", "TASKS", "TEMPLATES", "TITLE")

@@ -6,8 +6,8 @@ import sys
 
 from engine.errors import EnvironmentUnfitError
 from engine.home import socket_path
-from rune_tui.cli import Settings
 from rune_tui.commands.engine import ensure_engine
+from rune_tui.settings import Settings
 
 
 def open_terminal(settings: Settings) -> int:

@@ -15,7 +15,6 @@ from engine.api_models import FINAL_STATES, Event, RunState
 from engine.api_training import TrainJob, TrainPreview, TrainProgress, TrainRequest
 from engine.errors import ExitCode, InputError
 from engine.home import socket_path
-from rune_tui.cli import Settings
 from rune_tui.client import EngineClient
 from rune_tui.commands.ask import JSON_OPTION, ask
 from rune_tui.commands.engine import ensure_engine
@@ -23,6 +22,7 @@ from rune_tui.commands.jobs import print_job
 from rune_tui.commands.naming import ADAPTER
 from rune_tui.commands.output import echo_json
 from rune_tui.progress_bar import ProgressBar
+from rune_tui.settings import Settings
 from rune_tui.terminal_text import visible_line
 
 OFF = "off"

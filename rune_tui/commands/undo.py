@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from rune_tui.cli import Settings
 from rune_tui.client_registry import RegistryClient
 from rune_tui.commands.ask import JSON_OPTION, ask
 from rune_tui.commands.history import EXPECTED, echo_step
+from rune_tui.settings import Settings
 
 
 @click.command("undo")
